@@ -1,0 +1,1 @@
+"""Decisions: pure functions over plain immutable values. Imports only the standard library and itself."""

@@ -1,0 +1,48 @@
+"""What the decisions need to know of the configuration, in plain values; made from ``scaler.yaml`` by ``config.policy``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from scaler_plugin.core.model import PoolName, QueueName
+
+
+class ZeroMode(str, Enum):
+    """What happens when there is nothing to do: see "Zero" in ``docs/architecture.md``."""
+
+    PROBE = "probe"  # no instance runs; a schedule launches a short-lived probe every few minutes
+    STANDBY = "standby"  # a sidecar without an agent runs on a machine that is up anyway
+    KEEP_ONE = "keep_one"  # the last node stays
+
+
+@dataclass(frozen=True)
+class PoolPolicy:
+    """One pool's rules. ``queues`` in priority order; ``idle_timeout_s`` is ``None`` for "never"."""
+
+    name: PoolName
+    queues: tuple[QueueName, ...]
+    max_instances: int
+    min_instances: int = 0
+    slots_per_node: int = 1
+    idle_timeout_s: float | None = 600.0
+    startup_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class ClusterPolicy:
+    """The cluster's rules; pools stand in the order in which they are preferred."""
+
+    cluster: str
+    pools: tuple[PoolPolicy, ...]
+    max_instances: int
+    zero_mode: ZeroMode = ZeroMode.STANDBY
+    poll_interval_s: float = 2.0
+
+    def pool(self, name: PoolName | None) -> PoolPolicy | None:
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    @property
+    def queues(self) -> tuple[QueueName, ...]:
+        """Every queue that some pool serves, once, in order of first mention."""
+        return tuple(dict.fromkeys(queue for pool in self.pools for queue in pool.queues))

@@ -1,0 +1,94 @@
+"""The outside, as the services need it: each port has a real adapter and an in-memory twin that pass the same contract tests.
+
+Every method may raise the errors that :mod:`scaler_plugin.errors` lists for its part; nothing else leaves an adapter.
+``…Unavailable`` means that the outcome is unknown, ``…Refused`` that nothing happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from scaler_plugin.core.model import (
+    Backlog,
+    ClearmlWorker,
+    Instance,
+    InstanceId,
+    LaunchId,
+    LaunchRequest,
+    Load,
+    QueueName,
+    Slot,
+    WorkerId,
+)
+
+
+class Clock(Protocol):
+    """Time. Deadlines use ``monotonic``; what other machines read uses ``now``."""
+
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch. May jump."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start; never jumps, and counts the time a machine was suspended where the OS can."""
+
+
+class TaskServer(Protocol):
+    """The ClearML server."""
+
+    def backlogs(self, queues: Sequence[QueueName]) -> Mapping[QueueName, Backlog]:
+        """The waiting tasks of these queues, in one call. A queue that does not exist is absent from the answer."""
+
+    def create_queue(self, queue: QueueName) -> None:
+        """Create the queue; a queue that exists already is left as it is."""
+
+    def workers(self) -> tuple[ClearmlWorker, ...]:
+        """All workers the server lists, with the task each reports."""
+
+    def unregister_worker(self, worker_id: WorkerId) -> None:
+        """Take the worker off the server's list; an unknown worker is no error."""
+
+
+class Fleet(Protocol):
+    """EC2, for one cluster."""
+
+    def run_instances(self, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
+        """Start up to ``request.count`` instances and return at once with their ids (at least one).
+
+        The same token with the same request never starts more: EC2 answers with the instances of the first call.
+        """
+
+    def instances(self) -> tuple[Instance, ...]:
+        """All instances that carry the cluster's tag, except those long terminated. May lag behind by seconds."""
+
+    def instances_of(self, launch_id: LaunchId) -> tuple[Instance, ...]:
+        """The instances that carry this launch's tag, in whatever state."""
+
+    def terminate(self, instance_ids: Sequence[InstanceId]) -> None:
+        """Terminate the instances; unknown and terminated ones are no error."""
+
+    def console_output(self, instance_id: InstanceId) -> str:
+        """The tail of the instance's console, empty when EC2 has none yet."""
+
+
+class Gates(Protocol):
+    """The gates of a node's slots, from the sidecar's side. See ``agent.gate`` for the lock protocol."""
+
+    def slots(self) -> tuple[Slot, ...]:
+        """What each slot does now: its state on disk, corrected by the process tree, which has the last word."""
+
+    def close(self) -> bool:
+        """Take every gate exclusively, or none. True while held: no pull is under way and none can begin."""
+
+    def open(self) -> None:
+        """Let go of every gate. Harmless when none is held."""
+
+
+class Host(Protocol):
+    """The machine the sidecar runs on."""
+
+    def load(self) -> Load:
+        """How much of the machine is in use."""
+
+    def shut_down(self, reason: str) -> None:
+        """Ask the operating system to shut down and return at once."""
