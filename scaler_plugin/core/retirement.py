@@ -1,0 +1,91 @@
+"""Whether a node may end itself, and why not.
+
+Guarantees: a node with a slot that is not idle never retires; nor does one whose queues have a backlog as far as a fresh
+view tells; nor one that the pool's minimum or the zero mode needs, on the snapshot that the caller commits to by
+compare-and-swap. It does not guard against a pull that begins meanwhile: that is the gate's part
+(:mod:`scaler_plugin.agent.gate`), and the caller decides again behind closed gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaler_plugin.core.model import Node, NodeRole, NodeState
+from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy, ZeroMode
+
+#: How much longer than ``idle_timeout`` an idle node stays when etcd is away: long enough for a restart or an election of
+#: etcd itself, short against what an idle GPU machine costs.
+ETCD_AWAY_GRACE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a node knows of the cluster when it decides about itself.
+
+    ``backlog`` is the number of tasks waiting in the node's queues, ``None`` when no fresh view says so. ``nodes`` are all nodes
+    as last seen. ``etcd_away_since`` is ``None`` while etcd answers. ``was_leader``: this node led when etcd was last heard.
+    """
+
+    nodes: tuple[Node, ...]
+    backlog: int | None
+    etcd_away_since: float | None = None
+    was_leader: bool = False
+
+
+@dataclass(frozen=True)
+class RetirementVerdict:
+    retire: bool
+    reason: str
+
+
+def may_retire(
+    node: Node, policy: ClusterPolicy, pool: PoolPolicy, surroundings: Surroundings, now: float
+) -> RetirementVerdict:
+    """Decide whether the node may start to retire now; the reason is a sentence either way.
+
+    Args:
+        node: the node itself, with its slots as they are at this moment.
+        policy, pool: the cluster's rules and those of the node's pool.
+        surroundings: what is known of the rest of the cluster.
+        now: seconds since the epoch.
+    """
+    idle_since = node.idle_since
+    if idle_since is None:
+        return _stay("A slot is not idle.")
+    if node.state is NodeState.DRAINING:
+        return _go(node.reason or "It drains and is idle.")
+    if pool.idle_timeout_s is None:
+        return _stay(f"Pool {pool.name} has idle_timeout: never.")
+    idle_s = now - idle_since
+    wait_s = pool.idle_timeout_s
+    if surroundings.etcd_away_since is not None:
+        wait_s += ETCD_AWAY_GRACE_S
+    if idle_s < wait_s:
+        return _stay(f"It has been idle for {idle_s:.0f} s of {wait_s:.0f} s.")
+    if surroundings.etcd_away_since is not None and surroundings.was_leader:
+        return _stay("etcd is away and this node was the leader: it stays to lead again.")
+    if surroundings.backlog:
+        return _stay(f"{surroundings.backlog} tasks wait in its queues.")
+    if not may_leave(node, policy, pool, surroundings.nodes):
+        return _stay(
+            f"Pool {pool.name} needs it: min_instances is {pool.min_instances}, zero mode {policy.zero_mode.value}."
+        )
+    return _go(f"Idle for {idle_s:.0f} s; idle_timeout of pool {pool.name} is {pool.idle_timeout_s:.0f} s.")
+
+
+def may_leave(node: Node, policy: ClusterPolicy, pool: PoolPolicy, nodes: Sequence[Node]) -> bool:
+    """Whether the pool's minimum and the zero mode still hold on this snapshot when ``node`` has left."""
+    others = [other for other in nodes if other.instance_id != node.instance_id and other.state is NodeState.UP]
+    in_pool = sum(1 for other in others if other.pool == pool.name and other.identity.role is NodeRole.WORKER)
+    if in_pool < pool.min_instances:
+        return False
+    return policy.zero_mode is not ZeroMode.KEEP_ONE or bool(others)
+
+
+def _stay(reason: str) -> RetirementVerdict:
+    return RetirementVerdict(False, reason)
+
+
+def _go(reason: str) -> RetirementVerdict:
+    return RetirementVerdict(True, reason)
