@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scaler_plugin.core.census import PoolCount, take_census
 from scaler_plugin.core.model import PoolName, QueueName
@@ -197,11 +198,11 @@ def _push_along(
 ) -> None:
     """Send as much as the chain carries: each pool but the first hands the queue before it over and takes the next one."""
     amount = min(spare[start], demand[path[-1][1]])
-    for (_, queue), (displaced, _) in zip(path, path[1:], strict=False):
+    for (_, queue), (displaced, _) in pairwise(path):
         amount = min(amount, flow[displaced, queue])
     for hop in path:
         flow[hop] = flow.get(hop, 0) + amount
-    for (_, queue), (displaced, _) in zip(path, path[1:], strict=False):
+    for (_, queue), (displaced, _) in pairwise(path):
         flow[displaced, queue] -= amount
     spare[start] -= amount
     demand[path[-1][1]] -= amount
