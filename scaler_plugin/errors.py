@@ -42,9 +42,13 @@ class NotLeader(StoreError):
 
 
 class TaskServerError(ScalerError):
-    """The ClearML server cannot be used."""
+    """The ClearML server cannot be used. ``subcode`` is the API's own ``result_subcode``, 0 where there is none."""
 
     exit_code = 4
+
+    def __init__(self, message: str, subcode: int = 0) -> None:
+        super().__init__(message)
+        self.subcode = subcode
 
 
 class TaskServerUnavailable(TaskServerError):
