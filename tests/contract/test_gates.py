@@ -1,0 +1,333 @@
+"""What the sidecar may rely on of a node's slots and gates: once on files, locks and processes, once in memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from scaler_plugin.agent.memory_gates import MemoryAgentSlot, MemoryGates, MemorySlots
+from scaler_plugin.agent.slots import NodeSlots
+from scaler_plugin.core.model import QueueName, SlotState, TaskId
+from scaler_plugin.core.ports import Gates
+
+T1 = TaskId("task-1")
+QUEUE = QueueName("gpu")
+DEADLINE_S = 20.0
+
+
+class WallClock:
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Agent(Protocol):
+    def try_enter_pull(self) -> bool: ...
+    def finish_pull(self, task_id: TaskId | None) -> None: ...
+    def task_ended(self) -> None: ...
+    def crash(self, *, task_survives: bool) -> None: ...
+    def survivor_ends(self) -> None: ...
+
+
+class Machine(Protocol):
+    """A node: processes come and go on it."""
+
+    def agent(self, slot: int = 0) -> Agent: ...
+    def sidecar(self) -> Gates: ...
+    def kill_sidecar(self, sidecar: Gates) -> None: ...
+
+
+class ProcessAgent:
+    """The agent as a process; the sidecar sees of it what the kernel and the files tell."""
+
+    def __init__(self, state_dir: Path, slot: int, started: list[int]) -> None:
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("agent_process.py")),
+            str(state_dir),
+            str(slot),
+            f"w:{slot}",
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._started = started
+        self._task_pid = 0
+        started.append(self._process.pid)
+        assert self._answer() == "ready"
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def try_enter_pull(self) -> bool:
+        return self.ask("enter") == "yes"
+
+    def finish_pull(self, task_id: TaskId | None) -> None:
+        if task_id is None:
+            self.ask("empty")
+        else:
+            self._task_pid = int(self.ask(f"pulled {task_id} {QUEUE}"))
+            self._started.append(self._task_pid)
+
+    def task_ended(self) -> None:
+        self.ask("ended")
+
+    def crash(self, *, task_survives: bool) -> None:
+        self._process.kill()
+        self._process.wait()
+        if self._task_pid and not task_survives:
+            os.kill(self._task_pid, signal.SIGKILL)
+
+    def survivor_ends(self) -> None:
+        os.kill(self._task_pid, signal.SIGKILL)
+
+
+class RealMachine:
+    def __init__(self, state_dir: Path, slots: int) -> None:
+        self._state_dir, self._slots = state_dir, slots
+        self.started: list[int] = []
+
+    def agent(self, slot: int = 0) -> ProcessAgent:
+        return ProcessAgent(self._state_dir, slot, self.started)
+
+    def sidecar(self) -> NodeSlots:
+        return NodeSlots(self._state_dir, self._slots, [f"w:{slot}" for slot in range(self._slots)], WallClock())
+
+    def kill_sidecar(self, sidecar: Gates) -> None:
+        # In one process with the test: the kernel would close its files, which is what letting go of the object does.
+        sidecar.open()
+
+    def end(self) -> None:
+        for pid in self.started:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+class MemoryMachine:
+    def __init__(self, slots: int) -> None:
+        self._machine = MemorySlots(slots, WallClock())
+
+    def agent(self, slot: int = 0) -> MemoryAgentSlot:
+        return MemoryAgentSlot(self._machine, slot)
+
+    def sidecar(self) -> MemoryGates:
+        return MemoryGates(self._machine)
+
+    def kill_sidecar(self, sidecar: Gates) -> None:
+        assert isinstance(sidecar, MemoryGates)
+        sidecar.crash()
+
+
+MakeMachine = Callable[[int], Machine]
+
+
+@pytest.fixture(params=["files", "memory"])
+def make_machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeMachine]:
+    real: list[RealMachine] = []
+
+    def make(slots: int) -> Machine:
+        if request.param == "memory":
+            return MemoryMachine(slots)
+        real.append(RealMachine(tmp_path / "state", slots))
+        return real[-1]
+
+    yield make
+    for machine in real:
+        machine.end()
+
+
+@pytest.fixture
+def machine(make_machine: MakeMachine) -> Machine:
+    return make_machine(1)
+
+
+def state(gates: Gates, slot: int = 0) -> SlotState:
+    return gates.slots()[slot].state
+
+
+def wait_for_state(gates: Gates, wanted: SlotState) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while (seen := state(gates)) is not wanted:
+        assert time.monotonic() < deadline, f"the slot stays {seen}, not {wanted}"
+        time.sleep(0.05)
+
+
+def poll_empty(agent: Agent) -> None:
+    assert agent.try_enter_pull()
+    agent.finish_pull(None)
+
+
+def pull(agent: Agent, task_id: TaskId = T1) -> None:
+    assert agent.try_enter_pull()
+    agent.finish_pull(task_id)
+
+
+def test_a_slot_is_starting_until_its_agent_polls_and_idle_from_then(machine: Machine) -> None:
+    sidecar = machine.sidecar()
+    assert state(sidecar) is SlotState.STARTING
+    agent = machine.agent()
+    assert state(sidecar) is SlotState.STARTING
+    before = time.time()
+    poll_empty(agent)
+    slot = sidecar.slots()[0]
+    assert slot.state is SlotState.IDLE
+    assert before <= slot.since <= time.time()
+
+
+def test_idle_since_does_not_move_with_further_empty_polls(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    since = sidecar.slots()[0].since
+    poll_empty(agent)
+    assert sidecar.slots()[0].since == since
+
+
+def test_a_slot_names_the_task_and_its_queue_while_it_runs_and_is_idle_after(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    pull(agent)
+    slot = sidecar.slots()[0]
+    assert (slot.state, slot.task_id) == (SlotState.BUSY, T1)
+    agent.task_ended()
+    after = sidecar.slots()[0]
+    assert (after.state, after.task_id, after.queue) == (SlotState.IDLE, None, None)
+    assert after.since >= slot.since
+
+
+def test_no_pull_begins_while_the_gate_is_closed_and_one_does_when_it_opens(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    assert sidecar.close()
+    assert not agent.try_enter_pull()
+    assert state(sidecar) is SlotState.IDLE
+    sidecar.open()
+    assert agent.try_enter_pull()
+
+
+def test_the_gate_does_not_close_during_a_pull(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    assert agent.try_enter_pull()
+    assert not sidecar.close()
+    agent.finish_pull(None)
+    assert sidecar.close()
+
+
+def test_whoever_closes_the_gate_after_a_pull_sees_the_task(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    pull(agent)
+    assert sidecar.close()
+    assert state(sidecar) is SlotState.BUSY
+
+
+def test_closing_twice_and_opening_twice_is_harmless(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    assert sidecar.close()
+    assert sidecar.close()
+    sidecar.open()
+    sidecar.open()
+    assert agent.try_enter_pull()
+
+
+def test_gates_close_all_or_none(make_machine: MakeMachine) -> None:
+    machine = make_machine(2)
+    sidecar, first, second = machine.sidecar(), machine.agent(0), machine.agent(1)
+    assert second.try_enter_pull()
+    assert not sidecar.close()
+    assert first.try_enter_pull(), "the first gate was left closed"
+
+
+def test_a_killed_sidecar_leaves_the_gate_open_and_its_successor_can_close_it(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    since = sidecar.slots()[0].since
+    assert sidecar.close()
+    machine.kill_sidecar(sidecar)
+    poll_empty(agent)
+    successor = machine.sidecar()
+    assert successor.slots()[0].since == since, "idle since must outlive the sidecar"
+    assert successor.close()
+
+
+def test_two_sidecars_cannot_both_hold_the_gate(machine: Machine) -> None:
+    first, second = machine.sidecar(), machine.sidecar()
+    assert first.close()
+    assert not second.close()
+
+
+def test_an_agent_killed_in_a_pull_does_not_block_retirement(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    assert agent.try_enter_pull()
+    agent.crash(task_survives=False)
+    assert sidecar.close()
+    assert state(sidecar) is SlotState.DOWN
+
+
+def test_a_slot_is_down_when_the_agent_died_idle(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    agent.crash(task_survives=False)
+    assert state(sidecar) is SlotState.DOWN
+
+
+def test_a_slot_stays_busy_while_the_task_outlives_its_agent_and_is_down_after(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    pull(agent)
+    agent.crash(task_survives=True)
+    slot = sidecar.slots()[0]
+    assert (slot.state, slot.task_id) == (SlotState.BUSY, T1)
+    assert sidecar.close()
+    assert state(sidecar) is SlotState.BUSY
+    sidecar.open()
+    agent.survivor_ends()
+    wait_for_state(sidecar, SlotState.DOWN)
+
+
+def test_a_restarted_agent_neither_pulls_nor_declares_idle_while_the_earlier_task_lives(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    pull(agent)
+    agent.crash(task_survives=True)
+    successor = machine.agent()
+    assert not successor.try_enter_pull()
+    assert state(sidecar) is SlotState.BUSY
+    agent.survivor_ends()
+    deadline = time.monotonic() + DEADLINE_S
+    while not successor.try_enter_pull():
+        assert time.monotonic() < deadline
+    successor.finish_pull(None)
+    assert state(sidecar) is SlotState.IDLE
+
+
+def test_idle_begins_anew_when_an_agent_died_in_a_task(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    pull(agent)
+    agent.crash(task_survives=False)
+    restarted_at = time.time()
+    poll_empty(machine.agent())
+    assert sidecar.slots()[0].since >= restarted_at
+
+
+def test_idle_goes_on_when_an_idle_agent_is_restarted(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    since = sidecar.slots()[0].since
+    agent.crash(task_survives=False)
+    poll_empty(machine.agent())
+    slot = sidecar.slots()[0]
+    assert (slot.state, slot.since) == (SlotState.IDLE, since)
