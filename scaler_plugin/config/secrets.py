@@ -1,0 +1,75 @@
+"""Reads the secret behind a reference, at the moment of use. The value goes nowhere but to the caller.
+
+boto3 is imported only for ``ssm:`` and ``secretsmanager:`` references: a sidecar whose secrets lie in files stays small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scaler_plugin.config.secret_ref import SecretRef, SecretSource
+from scaler_plugin.errors import CloudRefused, CloudUnavailable, ConfigError
+
+
+def resolve(ref: SecretRef, *, environ: Mapping[str, str] | None = None, region: str | None = None) -> str:
+    """The secret's value. ``region`` is for AWS references; without it boto3's own chain decides.
+
+    Raises ``ConfigError`` when a variable or file is missing or empty, ``CloudRefused`` and ``CloudUnavailable`` for AWS.
+    """
+    if ref.source is SecretSource.ENV:
+        value = (os.environ if environ is None else environ).get(ref.name, "")
+        if not value:
+            raise ConfigError(
+                f"The secret {ref} cannot be read: the environment variable {ref.name} is not set; set it."
+            )
+        return value
+    if ref.source is SecretSource.FILE:
+        return _read_file(ref)
+    return _read_aws(ref, region)
+
+
+def _read_file(ref: SecretRef) -> str:
+    try:
+        # Editors and `echo` end a file with a newline that is no part of the password.
+        value = Path(ref.name).read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"The secret {ref} cannot be read: the file is not UTF-8 text.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"The secret {ref} cannot be read: {error.strerror}; create the file, readable for this user only."
+        ) from None
+    if not value:
+        raise ConfigError(f"The secret {ref} cannot be read: the file is empty; write the secret into it.")
+    return value
+
+
+def _read_aws(ref: SecretRef, region: str | None) -> str:
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    settings = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
+    try:
+        if ref.source is SecretSource.SSM:
+            client: Any = boto3.client("ssm", region_name=region, config=settings)
+            value = client.get_parameter(Name=ref.name, WithDecryption=True)["Parameter"]["Value"]
+        else:
+            client = boto3.client("secretsmanager", region_name=region, config=settings)
+            value = client.get_secret_value(SecretId=ref.name).get("SecretString", "")
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        raise CloudRefused(
+            f"The secret {ref} cannot be read: AWS answered {code}; check that it exists in this region"
+            " and that this instance's role may read it.",
+            code,
+        ) from None
+    except BotoCoreError as error:
+        raise CloudUnavailable(
+            f"The secret {ref} cannot be read: {error}; check the AWS credentials, the region and the network."
+        ) from None
+    if not value:
+        raise ConfigError(f"The secret {ref} holds no text; store it as a string.")
+    return str(value)
