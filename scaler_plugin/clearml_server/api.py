@@ -68,8 +68,7 @@ class ClearmlServer:
                 raise
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
-        data = self._call("workers.get_all", {})
-        return tuple(_worker(worker) for worker in data["workers"])
+        return tuple(_worker(worker) for worker in _listed(self._call("workers.get_all", {}), "workers"))
 
     def unregister_worker(self, worker_id: WorkerId) -> None:
         self._call("workers.unregister", {"worker": worker_id})
@@ -89,12 +88,12 @@ class ClearmlServer:
             "page_size": PAGE_SIZE,
         }
         for page in range(len(names)):
-            data = self._call("queues.get_all", {**request, "page": page})
-            for queue in data["queues"]:
+            queues = _listed(self._call("queues.get_all", {**request, "page": page}), "queues")
+            for queue in queues:
                 if queue["name"] in wanted:
                     found[queue["name"]] = _backlog(queue)
             # A full page that lacks some of ours: the pattern matched more than it should have; read on.
-            if len(data["queues"]) < PAGE_SIZE or len(found) == len(wanted):
+            if len(queues) < PAGE_SIZE or len(found) == len(wanted):
                 break
         return found
 
@@ -124,6 +123,13 @@ def _batches(queues: Sequence[QueueName]) -> Iterator[list[QueueName]]:
         size += length
     if batch:
         yield batch
+
+
+def _listed(data: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    items = data.get(key)
+    if not isinstance(items, list):
+        raise TaskServerRefused(f"The ClearML server's answer has no list of {key}. Is its version older than 1.0?")
+    return items
 
 
 def _backlog(queue: Mapping[str, Any]) -> Backlog:

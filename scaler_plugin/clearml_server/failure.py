@@ -6,7 +6,6 @@ Refused: the server understood and said no; trying again without a change won't 
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import requests
@@ -21,14 +20,16 @@ _API_HINT = (
 )
 
 
-def answered(status: int, body: bytes, call: str, host: str, source: str, location: str = "") -> TaskServerError | None:
+def answered(
+    status: int, document: Any, call: str, host: str, source: str, location: str = ""
+) -> TaskServerError | None:
     """The error that an answer stands for; ``None`` for a good one."""
-    meta = _meta(body)
+    meta = document.get("meta") if isinstance(document, dict) else None
     if 300 <= status < 400:
         return TaskServerRefused(
             f"{host} redirects {call} to {location or 'another address'}. {_API_HINT} Name it with the right scheme."
         )
-    if meta is None:
+    if not isinstance(meta, dict):
         if status >= 500 or status in _LATER:
             return TaskServerUnavailable(
                 f"The ClearML server at {host} cannot serve {call} now (HTTP {status}). The next pass tries again."
@@ -89,11 +90,3 @@ def _what_and_remedy(error: Exception, timeout_s: float) -> tuple[str, str]:
         if word in text:
             return what, reach
     return "broke off the connection", reach
-
-
-def _meta(body: bytes) -> dict[str, Any] | None:
-    try:
-        meta = json.loads(body)["meta"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return meta if isinstance(meta, dict) else None

@@ -54,11 +54,11 @@ class Answer:
 
     status_code: int
     reason: str
-    body: bytes
+    document: Any  # the body as JSON; None when it is none
     location: str = ""
 
     def json(self) -> Any:
-        return json_lib.loads(self.body)
+        return self.document
 
 
 class _AsGiven(AuthBase):
@@ -68,7 +68,7 @@ class _AsGiven(AuthBase):
         return request
 
 
-class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
+class DaemonSession(Session):
     """One log-in to one server. The constructor logs in; it raises what :meth:`call` raises."""
 
     _offline_mode = False  # CLEARML_OFFLINE_MODE is for experiments: offline, the SDK answers every call with None
@@ -115,13 +115,13 @@ class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
             answer = self._send_request(service, name, headers=self.add_auth_headers({}), json=body)
         except LoginError as error:
             self._fail_login(error)
-        data: Mapping[str, Any] = answer.json()["data"]
+        data: Mapping[str, Any] = answer.document.get("data") or {}
         return data
 
     def close(self) -> None:
         self._requests.close()
 
-    def _send_request(
+    def _send_request(  # type: ignore[override]  # the SDK's log-in reads no more than an Answer has
         self,
         service: str,
         action: str,
@@ -134,7 +134,7 @@ class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
     ) -> Answer:
         name = f"{service}.{action}"
         headers = dict(headers or {})
-        if name == "auth.login" and self._explicit.access_key:
+        if name == "auth.login" and self._explicit.access_key and self._explicit.secret_key:
             # Keys that somebody has named win over a CLEARML_AUTH_TOKEN that happens to be in the environment.
             headers.pop("Authorization", None)
             auth = HTTPBasicAuth(self._explicit.access_key, self._explicit.secret_key)
@@ -142,7 +142,9 @@ class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
         if answer.status_code == requests.codes.unauthorized and refresh_token_if_unauthorized:
             self.refresh_token()
             answer = self._exchange(name, self.add_auth_headers(headers), auth, json, params)
-        if error := answered(answer.status_code, answer.body, name, self._shown_host, self._source, answer.location):
+        if error := answered(
+            answer.status_code, answer.document, name, self._shown_host, self._source, answer.location
+        ):
             raise error
         return answer
 
@@ -175,7 +177,7 @@ class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
                     if time.monotonic() > self._deadline:
                         raise requests.ReadTimeout
                 location = response.headers.get("Location", "")
-                return Answer(response.status_code, response.reason, bytes(received), location)
+                return Answer(response.status_code, response.reason, _parsed(received), location)
         except (requests.RequestException, OSError) as error:
             raise not_answered(error, name, self._shown_host, self._timeout_s) from None
 
@@ -198,7 +200,14 @@ class DaemonSession(Session):  # type: ignore[misc]  # the SDK is not typed
         ) from None
 
 
-def _configuration() -> Config:
+def _parsed(body: bytearray) -> Any:
+    try:
+        return json_lib.loads(body)
+    except ValueError:
+        return None
+
+
+def _configuration() -> Any:  # a Config; the SDK's annotations ask for the ConfigTree inside it
     """``clearml.conf`` over the SDK's defaults, without setting up the SDK's logging as ``clearml.config`` would."""
     path = get_active_config_file()
     try:

@@ -1,0 +1,264 @@
+"""The in-memory twin of the ClearML server for the simulated world: queues, tasks and workers with the real server's manners.
+
+It is a :class:`~scaler_plugin.core.ports.TaskServer` and also has the sides of people (create, enqueue, dequeue, stop) and of
+agents (pull, start, report, finish). Which manners matter is listed in ``docs/architecture.md``; the most important ones:
+
+- a pull takes the entry out of the queue at once, and the task stays ``queued`` in no queue ("limbo") until somebody starts it;
+- a worker stays listed for 600 s after its last report, with the task it reported;
+- a task that runs without a sign of life is stopped by the watchdog after two hours and never enqueued again.
+
+Deterministic and single-threaded; time comes from the clock. Changes cost O(1), reading a backlog O(its length) after a change.
+Not modelled: projects, events, users, deleting, moving tasks within a queue.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from scaler_plugin.clearml_server.memory_client import MemoryTaskClient
+from scaler_plugin.clearml_server.memory_task import MemoryTask, TaskStatus
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, TaskId, WorkerId
+from scaler_plugin.core.ports import Clock
+from scaler_plugin.errors import TaskServerRefused
+
+#: How long the server keeps a worker that reports no more, unless it registered with another time.
+WORKER_TIMEOUT_S = 600.0
+#: A task in progress that was not updated for this long is stopped …
+SILENT_TASK_S = 7200.0
+#: … at the next of the watchdog's rounds, which the real server makes this often.
+WATCHDOG_ROUND_S = 900.0
+MIN_QUEUE_NAME = 3
+
+PEOPLE = "people"
+SERVER = "__apiserver__"
+
+
+@dataclass
+class _Queue:
+    name: QueueName
+    added: OrderedDict[TaskId, float] = field(default_factory=OrderedDict)
+    view: Backlog | None = None  # until the next change
+
+    def put(self, task_id: TaskId, at: float) -> None:
+        self.added[task_id] = at
+        self.view = None
+
+    def remove(self, task_id: TaskId) -> None:
+        if self.added.pop(task_id, None) is not None:
+            self.view = None
+
+    def pop(self) -> TaskId | None:
+        if not self.added:
+            return None
+        self.view = None
+        return self.added.popitem(last=False)[0]
+
+    def backlog(self) -> Backlog:
+        if self.view is None:
+            self.view = Backlog(self.name, tuple(self.added), min(self.added.values(), default=None))
+        return self.view
+
+
+@dataclass
+class _Worker:
+    worker_id: WorkerId
+    timeout_s: float
+    last_activity: float
+    task_id: TaskId | None = None
+    last_report_at: float | None = None
+
+
+class MemoryTaskServer:
+    """One ClearML server in memory. ``by`` names who acts and stands in the task's history."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._queues: dict[QueueName, _Queue] = {}
+        self._tasks: dict[TaskId, MemoryTask] = {}
+        self._in_progress: dict[TaskId, None] = {}
+        self._workers: dict[WorkerId, _Worker] = {}
+        self._numbers = itertools.count(1)
+
+    def client(self, name: str) -> MemoryTaskClient:
+        """This server as one machine or person reaches it, with faults of its own."""
+        return MemoryTaskClient(self, name)
+
+    # The port.
+
+    def backlogs(self, queues: Sequence[QueueName]) -> Mapping[QueueName, Backlog]:
+        return {name: self._queues[name].backlog() for name in queues if name in self._queues}
+
+    def create_queue(self, queue: QueueName) -> None:
+        if len(queue) < MIN_QUEUE_NAME:
+            raise _refused("queues.create", 800, "Data validation error: name=String value is too short")
+        self._queues.setdefault(queue, _Queue(queue))
+
+    def workers(self) -> tuple[ClearmlWorker, ...]:
+        now = self._clock.now()
+        for worker_id in [w.worker_id for w in self._workers.values() if now - w.last_activity >= w.timeout_s]:
+            del self._workers[worker_id]
+        return tuple(ClearmlWorker(w.worker_id, w.task_id, w.last_report_at) for w in self._workers.values())
+
+    def unregister_worker(self, worker_id: WorkerId) -> None:
+        self._workers.pop(worker_id, None)
+
+    # People.
+
+    def create_task(self, name: str = "task", *, by: str = PEOPLE) -> TaskId:
+        task_id = TaskId(f"{next(self._numbers):032x}")
+        now = self._clock.now()
+        self._keep(MemoryTask(task_id, name, now, last_update=now).moved(TaskStatus.CREATED, now, by))
+        return task_id
+
+    def enqueue(self, task_id: TaskId, queue: QueueName, *, force: bool = False, by: str = PEOPLE) -> None:
+        """Put the task at the queue's end and take it out of the queue it was in; a missing queue is created."""
+        task = self.task(task_id)
+        queued = task.moved(TaskStatus.QUEUED, self._clock.now(), by, force=force)
+        self.create_queue(queue)
+        if task_id in self._queues[queue].added:
+            # The real server fails here after it has spoiled the task's way back.
+            self._keep(replace(task, status_reason="failed enqueueing", enqueue_status=None))
+            raise _refused(
+                "tasks.enqueue", 706, f"Failed adding task to queue since task is already queued: task={task_id}"
+            )
+        self._take_out(task)
+        was_queued = task.status is TaskStatus.QUEUED and task.enqueue_status is not None
+        self._keep(replace(queued, queue=queue, enqueue_status=task.enqueue_status if was_queued else task.status))
+        self._queues[queue].put(task_id, self._clock.now())
+
+    def dequeue(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
+        """Take the task out of its queue (or out of limbo): it returns to the status it was enqueued from."""
+        task = self.task(task_id)
+        self._take_out(task)
+        if task.status is not TaskStatus.CREATED:
+            back = task.enqueue_status or TaskStatus.CREATED
+            self._keep(replace(task.moved(back, self._clock.now(), by, force=True), enqueue_status=None))
+
+    def stop(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
+        """Abort the task as the web page does: a live worker is asked to, otherwise the task is stopped here and now."""
+        task = self.task(task_id)
+        now = self._clock.now()
+        running = task.status is TaskStatus.IN_PROGRESS and task.last_worker_report_at is not None
+        if running and now - (task.last_worker_report_at or 0.0) < WORKER_TIMEOUT_S:
+            self._keep(replace(task, status_message="stopping", last_update=now))
+            return
+        stopped = task.moved(TaskStatus.STOPPED, now, by, message=f"Stopped by {by}")
+        self._take_out(task)
+        self._keep(stopped)
+
+    def reset(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
+        """Bring the task back to ``created``; its history stays."""
+        task = self.task(task_id)
+        fresh = task.moved(TaskStatus.CREATED, self._clock.now(), by, "reset", "reset")
+        self._take_out(task)
+        self._keep(
+            replace(
+                fresh,
+                queue=None,
+                enqueue_status=None,
+                started_at=None,
+                completed_at=None,
+                last_worker=None,
+                last_worker_report_at=None,
+            )
+        )
+
+    def task(self, task_id: TaskId) -> MemoryTask:
+        try:
+            return self._tasks[task_id]
+        except KeyError:
+            raise _refused("tasks.get_by_id", 101, f"Invalid task id: id={task_id}") from None
+
+    def tasks(self) -> tuple[MemoryTask, ...]:
+        """All tasks, in the order of their creation."""
+        return tuple(self._tasks.values())
+
+    def in_limbo(self, task_id: TaskId) -> bool:
+        """Whether the task is ``queued`` in no queue: pulled, and not started by anybody."""
+        task = self.task(task_id)
+        return task.status is TaskStatus.QUEUED and all(task_id not in queue.added for queue in self._queues.values())
+
+    # Agents.
+
+    def get_next_task(self, queue: QueueName, *, by: str = PEOPLE) -> TaskId | None:
+        """Pull the queue's first task. Whatever its status, the entry is gone; a ``stopped`` task becomes ``queued`` again."""
+        if queue not in self._queues:
+            raise _refused("queues.get_next_task", 701, f"Invalid queue id: id={queue}")
+        task_id = self._queues[queue].pop()
+        if task_id is not None and self._tasks[task_id].status is TaskStatus.STOPPED:
+            self._keep(self._tasks[task_id].moved(TaskStatus.QUEUED, self._clock.now(), by))
+        return task_id
+
+    def started(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
+        """Mark the task as running. An entry in a queue stays where it is."""
+        now = self._clock.now()
+        task = self.task(task_id).moved(TaskStatus.IN_PROGRESS, now, by, reason, force=force)
+        self._keep(replace(task, started_at=now if task.started_at is None else task.started_at))
+
+    def completed(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
+        now = self._clock.now()
+        task = self.task(task_id).moved(TaskStatus.COMPLETED, now, by, reason, force=force)
+        self._keep(replace(task, completed_at=now))
+
+    def failed(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
+        self._keep(self.task(task_id).moved(TaskStatus.FAILED, self._clock.now(), by, reason, force=force))
+
+    def stopped(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
+        """Mark the task as stopped, as its agent does after it has killed it. An entry in a queue stays where it is."""
+        now = self._clock.now()
+        task = self.task(task_id).moved(TaskStatus.STOPPED, now, by, reason, force=force)
+        self._keep(replace(task, completed_at=now))
+
+    def ping(self, task_id: TaskId) -> None:
+        """A running task's sign of life; an unknown task is no error."""
+        if task_id in self._tasks:
+            self._keep(replace(self._tasks[task_id], last_update=self._clock.now()))
+
+    def register_worker(
+        self, worker_id: WorkerId, queues: Sequence[QueueName] = (), timeout_s: float = WORKER_TIMEOUT_S
+    ) -> None:
+        """List the worker, without a task, in place of one of the same id."""
+        for queue in queues:
+            if queue not in self._queues:
+                raise _refused("workers.register", 701, f"Invalid queue id: ids=({queue})")
+        self._workers[worker_id] = _Worker(worker_id, timeout_s, self._clock.now())
+
+    def status_report(self, worker_id: WorkerId, task_id: TaskId | None = None) -> None:
+        """A worker's sign of life. It registers an unknown worker; without a task the worker's task is cleared."""
+        now = self._clock.now()
+        if task_id is not None:
+            task = self.task(task_id)
+            self._keep(replace(task, last_worker=worker_id, last_worker_report_at=now, last_update=now))
+        worker = self._workers.get(worker_id)
+        if worker is None or now - worker.last_activity >= worker.timeout_s:
+            worker = self._workers[worker_id] = _Worker(worker_id, WORKER_TIMEOUT_S, now)
+        worker.task_id, worker.last_activity, worker.last_report_at = task_id, now, now
+
+    # The server itself.
+
+    def run_watchdog(self) -> tuple[TaskId, ...]:
+        """One of the watchdog's rounds; the tasks it stopped. The world calls it every ``WATCHDOG_ROUND_S``."""
+        now = self._clock.now()
+        silent = tuple(t for t in self._in_progress if now - self._tasks[t].last_update >= SILENT_TASK_S)
+        for task_id in silent:
+            why = "Forced stop (non-responsive)"
+            self._keep(self._tasks[task_id].moved(TaskStatus.STOPPED, now, SERVER, why, why))
+        return silent
+
+    def _keep(self, task: MemoryTask) -> None:
+        self._tasks[task.task_id] = task
+        if task.status is TaskStatus.IN_PROGRESS:
+            self._in_progress[task.task_id] = None
+        else:
+            self._in_progress.pop(task.task_id, None)
+
+    def _take_out(self, task: MemoryTask) -> None:
+        if task.queue is not None:
+            self._queues[task.queue].remove(task.task_id)
+
+
+def _refused(call: str, subcode: int, message: str) -> TaskServerRefused:
+    return TaskServerRefused(f"The ClearML server in memory refused {call} (400/{subcode}: {message}).", subcode)
