@@ -76,12 +76,12 @@ def is_complete(launch: Launch) -> bool:
     return bool(launch.instance_ids) and not launch.awaited
 
 
-def cooldown_after(pool_cooldown: Cooldown | None, launch: Launch, error: str, what_to_do: str, now: float) -> Cooldown:
+def cooldown_after(pool_cooldown: Cooldown | None, launch: Launch, error: str, now: float) -> Cooldown:
     """The pool's pause after a launch failed for good: doubled with each failure in a row."""
     failures = pool_cooldown.failures + 1 if pool_cooldown else 1
     # The exponent is capped as well: after a week of failures 2**n would overflow a float.
     pause = min(COOLDOWN_LONGEST_S, COOLDOWN_FIRST_S * 2.0 ** min(failures - 1, 10))
-    return Cooldown(launch.pool, failures, now + pause, error, what_to_do)
+    return Cooldown(launch.pool, failures, now + pause, error)
 
 
 def _with_next_attempt(launch: Launch, now: float) -> Launch:

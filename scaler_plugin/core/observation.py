@@ -16,13 +16,15 @@ from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, Node
 
 @dataclass(frozen=True)
 class Cooldown:
-    """A pool whose launches failed is left alone until ``until``; stored in etcd so that it outlives the leader."""
+    """A pool whose launches failed is left alone until ``until``; stored in etcd so that it outlives the leader.
+
+    ``what`` is the last error's sentence.
+    """
 
     pool: PoolName
     failures: int
     until: float
     what: str
-    what_to_do: str
 
 
 @dataclass(frozen=True)

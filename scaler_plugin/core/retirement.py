@@ -23,14 +23,14 @@ ETCD_AWAY_GRACE_S = 300.0
 class Surroundings:
     """What a node knows of the cluster when it decides about itself.
 
-    ``backlog`` is the number of tasks waiting in the node's queues, ``None`` when no fresh view says so. ``nodes`` are all nodes
-    as last seen. ``etcd_away_since`` is ``None`` while etcd answers. ``was_leader``: this node led when etcd was last heard.
+    ``backlog`` is the number of tasks waiting in the node's queues, ``None`` when no fresh view says so. ``nodes`` are all
+    nodes as last seen, itself among them; they are only asked for when :func:`needs_the_others` says so.
     """
 
-    nodes: tuple[Node, ...]
-    backlog: int | None
-    etcd_away_since: float | None = None
-    was_leader: bool = False
+    nodes: tuple[Node, ...] = ()
+    backlog: int | None = None
+    etcd_away: bool = False
+    was_leader: bool = False  # this node led when etcd was last heard
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,13 @@ class RetirementVerdict:
     reason: str
 
 
-def may_retire(
-    node: Node, policy: ClusterPolicy, pool: PoolPolicy, surroundings: Surroundings, now: float
-) -> RetirementVerdict:
-    """Decide whether the node may start to retire now; the reason is a sentence either way.
+def idle_long_enough(node: Node, pool: PoolPolicy, etcd_away: bool, now: float) -> RetirementVerdict:
+    """The node's own part of the decision, which costs no question to anybody.
 
     Args:
         node: the node itself, with its slots as they are at this moment.
-        policy, pool: the cluster's rules and those of the node's pool.
-        surroundings: what is known of the rest of the cluster.
+        pool: the rules of its pool.
+        etcd_away: whether etcd does not answer.
         now: seconds since the epoch.
     """
     idle_since = node.idle_since
@@ -58,20 +56,35 @@ def may_retire(
     if pool.idle_timeout_s is None:
         return _stay(f"Pool {pool.name} has idle_timeout: never.")
     idle_s = now - idle_since
-    wait_s = pool.idle_timeout_s
-    if surroundings.etcd_away_since is not None:
-        wait_s += ETCD_AWAY_GRACE_S
+    wait_s = pool.idle_timeout_s + (ETCD_AWAY_GRACE_S if etcd_away else 0.0)
     if idle_s < wait_s:
         return _stay(f"It has been idle for {idle_s:.0f} s of {wait_s:.0f} s.")
-    if surroundings.etcd_away_since is not None and surroundings.was_leader:
-        return _stay("etcd is away and this node was the leader: it stays to lead again.")
-    if surroundings.backlog:
-        return _stay(f"{surroundings.backlog} tasks wait in its queues.")
-    if not may_leave(node, policy, pool, surroundings.nodes):
-        return _stay(
-            f"Pool {pool.name} needs it: min_instances is {pool.min_instances}, zero mode {policy.zero_mode.value}."
-        )
     return _go(f"Idle for {idle_s:.0f} s; idle_timeout of pool {pool.name} is {pool.idle_timeout_s:.0f} s.")
+
+
+def may_retire(
+    node: Node, policy: ClusterPolicy, pool: PoolPolicy, surroundings: Surroundings, now: float
+) -> RetirementVerdict:
+    """Decide whether the node may start to retire now; the reason is a sentence either way."""
+    own = idle_long_enough(node, pool, surroundings.etcd_away, now)
+    if not own.retire:
+        return own
+    if surroundings.etcd_away and surroundings.was_leader:
+        return _stay("etcd is away and this node was the leader: it stays to lead again.")
+    if surroundings.backlog and node.state is not NodeState.DRAINING:
+        return _stay(f"{surroundings.backlog} tasks wait in its queues.")
+    leave = may_leave_unheard if surroundings.etcd_away else may_leave
+    if needs_the_others(policy, pool) and not leave(node, policy, pool, surroundings.nodes):
+        return _stay(
+            f"The cluster needs it: min_instances of pool {pool.name} is {pool.min_instances}, "
+            f"zero mode is {policy.zero_mode.value}."
+        )
+    return own
+
+
+def needs_the_others(policy: ClusterPolicy, pool: PoolPolicy) -> bool:
+    """Whether the other nodes matter at all: reading them costs etcd much in a large cluster."""
+    return pool.min_instances > 0 or policy.zero_mode is ZeroMode.KEEP_ONE
 
 
 def may_leave(node: Node, policy: ClusterPolicy, pool: PoolPolicy, nodes: Sequence[Node]) -> bool:
@@ -81,6 +94,18 @@ def may_leave(node: Node, policy: ClusterPolicy, pool: PoolPolicy, nodes: Sequen
     if in_pool < pool.min_instances:
         return False
     return policy.zero_mode is not ZeroMode.KEEP_ONE or bool(others)
+
+
+def may_leave_unheard(node: Node, policy: ClusterPolicy, pool: PoolPolicy, nodes: Sequence[Node]) -> bool:
+    """The same without etcd, where nobody can be asked: nodes agree by the order of their ids who has to stay.
+
+    The first ``min_instances`` of the pool, and under ``keep_one`` the first of all, stay. Whoever saw nobody stays too.
+    """
+    up = sorted(other.instance_id for other in nodes if other.state is NodeState.UP)
+    in_pool = sorted(other.instance_id for other in nodes if other.state is NodeState.UP and other.pool == pool.name)
+    if node.instance_id not in in_pool or node.instance_id in in_pool[: pool.min_instances]:
+        return False
+    return policy.zero_mode is not ZeroMode.KEEP_ONE or node.instance_id != up[0]
 
 
 def _stay(reason: str) -> RetirementVerdict:

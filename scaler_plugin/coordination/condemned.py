@@ -1,0 +1,30 @@
+"""The mark on an instance that the leader is about to terminate because it never registered.
+
+Whoever comes first wins: the leader's mark compares "no node record", a node's first registration compares "no mark".
+So an instance that is late by a moment either works and is left alone, or is ended and never starts to work.
+"""
+
+from __future__ import annotations
+
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.store import CreatedAt, Put, Store
+from scaler_plugin.core.model import InstanceId
+
+#: The mark goes by itself once the instance is certainly gone.
+MARK_TTL_S = 3600
+
+
+def condemn(election: Election, store: Store, keys: Keys, instance_id: InstanceId) -> bool:
+    """Put the mark, fenced; false if the node has registered meanwhile."""
+    lease = store.grant_lease(MARK_TTL_S)
+    key = keys.condemned(instance_id)
+    marked = election.fenced([Put(key, "{}", lease)], compare=[CreatedAt(keys.node(instance_id), 0)])
+    if not marked:
+        store.revoke_lease(lease)
+    return marked
+
+
+def not_condemned(keys: Keys, instance_id: InstanceId) -> CreatedAt:
+    """The comparison that a node's registration carries."""
+    return CreatedAt(keys.condemned(instance_id), 0)
