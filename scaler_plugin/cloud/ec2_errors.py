@@ -1,0 +1,138 @@
+"""What an error of EC2 means for the caller, as a sentence for the person who must act.
+
+Two kinds only: ``CloudRefused`` when EC2 said no and nothing happened, ``CloudUnavailable`` when nobody can say.
+Sources of the codes: "Error codes for the Amazon EC2 API" and the error types of botocore.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from botocore import exceptions
+from botocore.parsers import ResponseParserError
+
+from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable
+
+#: Said with HTTP 4xx or 503: slow down, nothing is known to have happened.
+THROTTLING = frozenset(
+    {
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException",
+        "BandwidthLimitExceeded",
+        "SlowDown",
+    }
+)
+
+#: Said with HTTP 500, and yet definite: EC2 has looked and has none.
+_NO_CAPACITY = "EC2 has no more of this type there now. Name more instance types, zones or subnets in the pool."
+
+_CREDENTIALS = "Check the AWS credentials of this machine (`aws sts get-caller-identity` shows which are used)."
+_QUOTA = "Ask for a higher limit in the Service Quotas console, or lower the pool's max_instances."
+
+#: What to do, by code or by the part of a code before its dot.
+_WHAT_TO_DO = {
+    "InsufficientInstanceCapacity": _NO_CAPACITY,
+    "InsufficientHostCapacity": _NO_CAPACITY,
+    "InsufficientReservedInstanceCapacity": _NO_CAPACITY,
+    "InsufficientCapacity": _NO_CAPACITY,
+    "InsufficientFreeAddressesInSubnet": "The subnet has no free addresses. Add another subnet to the pool.",
+    "Unsupported": "The type is not offered there. Choose another instance type, zone or subnet for the pool.",
+    "SpotMaxPriceTooLow": "The spot price is above the limit. Raise or remove it.",
+    "VcpuLimitExceeded": _QUOTA,
+    "InstanceLimitExceeded": _QUOTA,
+    "MaxSpotInstanceCountExceeded": _QUOTA,
+    "VolumeLimitExceeded": _QUOTA,
+    "InvalidAMIID": "Check the pool's image: an AMI belongs to one region and must be shared with this account.",
+    "InvalidKeyPair": "Check the pool's key_name: a key pair belongs to one region.",
+    "InvalidSubnetID": "Check the pool's subnets.",
+    "InvalidSubnet": "Check the pool's subnets.",
+    "InvalidGroup": "Check the pool's security groups: they must be ids (sg-…) of the subnet's own VPC.",
+    "InvalidSecurityGroupID": "Check the pool's security groups: they must be ids (sg-…) of the subnet's own VPC.",
+    "InvalidInstanceType": "Check the spelling of the pool's instance types, and that the region offers them.",
+    "InvalidBlockDeviceMapping": "Check the pool's volume: it must not be smaller than the image's snapshot.",
+    "InvalidParameterValue": "Check the pool's settings.",
+    "InvalidParameterCombination": "Check the pool's settings: some do not go together.",
+    "VPCIdNotSpecified": "The account has no default VPC in this region. Name subnets in the pool.",
+    "IdempotentParameterMismatch": "This is a mistake of ours: a launch was repeated with other parameters. Please report it.",
+    "IdempotentInstanceTerminated": "The instances of this launch have been terminated already; the next launch is a new one.",
+    "UnauthorizedOperation": "Allow this action to the role of this machine (bootstrap/ has the policy).",
+    "AccessDenied": "Allow this action to the role of this machine (bootstrap/ has the policy).",
+    "OperationNotPermitted": "Switch off the instance's termination protection.",
+    "AuthFailure": _CREDENTIALS,
+    "InvalidClientTokenId": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+    "UnrecognizedClientException": _CREDENTIALS,
+    "ExpiredToken": "The AWS session has expired. Renew it, or use an instance role, which renews itself.",
+    "RequestExpired": "The AWS session has expired, or this machine's clock is wrong. Check both.",
+    "OptInRequired": "Activate EC2 for this account, or the region in the account's settings.",
+    "PendingVerification": "AWS is still verifying the account for this region. It will write an e-mail; wait for it.",
+    "Blocked": "AWS has blocked the account. Contact AWS Support.",
+}
+
+_NO_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.PartialCredentialsError,
+    exceptions.CredentialRetrievalError,
+    exceptions.NoAuthTokenError,
+    exceptions.TokenRetrievalError,
+    exceptions.ProfileNotFound,
+)
+
+_ENCODED = re.compile(r"\s*Encoded authorization failure message:\s*(\S+)")
+
+
+def cloud_error(error: Exception, action: str, about: str) -> CloudError:
+    """The error as one of ours. ``about`` says what the call was for: "pool gpu", "the instances of cluster demo"."""
+    if isinstance(error, exceptions.ClientError):
+        return _answered(error, action, about)
+    reason = str(error).rstrip(". ")
+    if isinstance(error, _NO_CREDENTIALS):
+        return CloudRefused(
+            f"EC2 {action} for {about} was not sent, because there are no AWS credentials: {reason}. "
+            "Give this machine an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID.",
+            "NoCredentials",
+        )
+    if isinstance(error, exceptions.NoRegionError):
+        return CloudRefused(
+            f"EC2 {action} for {about} was not sent, because no region is known. Set aws.region in the configuration, "
+            "or AWS_DEFAULT_REGION.",
+            "NoRegion",
+        )
+    if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | ResponseParserError):
+        return CloudUnavailable(
+            f"EC2 did not answer {action} for {about}: {reason}. It will be tried again; check the network and "
+            "https://health.aws.amazon.com if it stays so.",
+            type(error).__name__,
+        )
+    return CloudRefused(
+        f"EC2 {action} for {about} could not be sent: {reason}. Check the configuration.", type(error).__name__
+    )
+
+
+def _answered(error: exceptions.ClientError, action: str, about: str) -> CloudError:
+    details: Any = error.response.get("Error", {})
+    code, message = details.get("Code", "Unknown"), details.get("Message") or "no reason given"
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    what_to_do = _WHAT_TO_DO.get(code) or _WHAT_TO_DO.get(code.partition(".")[0])
+    if code in THROTTLING:
+        return CloudUnavailable(
+            f"EC2 throttles {action} for {about} ({code}). It will be tried again, less often.", code
+        )
+    if status >= 500 and what_to_do is None:
+        return CloudUnavailable(
+            f"EC2 failed at {action} for {about}: {message} ({code}). It will be tried again.", code
+        )
+    decode = ""
+    if encoded := _ENCODED.search(message):
+        message = _ENCODED.sub("", message)
+        decode = f" `aws sts decode-authorization-message --encoded-message {encoded[1]}` shows which policy refused."
+    message = message.rstrip(". ")
+    return CloudRefused(
+        f"EC2 refused {action} for {about}: {message} ({code}). {what_to_do or 'See the message.'}{decode}", code
+    )

@@ -1,0 +1,60 @@
+"""The double as a process: ``python -m scaler_plugin.localcloud.ec2 --port N --state DIR``.
+
+Prints ``READY http://127.0.0.1:PORT`` once it answers. Ends on SIGTERM and SIGINT, and with ``--until-eof`` also when its
+standard input is closed, which the kernel does when the parent dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from werkzeug.serving import make_server
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m scaler_plugin.localcloud.ec2", description="EC2 on loopback")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--state", type=Path, required=True, help="folder that outlives this process")
+    parser.add_argument("--boot-after", type=float, metavar="S", help="pending → running by itself after S seconds")
+    parser.add_argument(
+        "--end-after", type=float, metavar="S", help="shutting-down → terminated by itself after S seconds"
+    )
+    parser.add_argument("--until-eof", action="store_true", help="end when standard input is closed")
+    options = parser.parse_args()
+
+    # One that comes while moto is loading must end this process too.
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    if options.until_eof:
+        threading.Thread(target=_end_at_eof, daemon=True).start()
+
+    # After the signals' handlers: loading moto takes a second.
+    from scaler_plugin.localcloud.ec2.account import RequestHandler  # noqa: PLC0415
+    from scaler_plugin.localcloud.ec2.double import Ec2Double  # noqa: PLC0415
+
+    double = Ec2Double(options.state, boot_after_s=options.boot_after, end_after_s=options.end_after)
+    server = make_server("127.0.0.1", options.port, double, threaded=True, request_handler=RequestHandler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+    print(f"READY http://127.0.0.1:{server.port}", flush=True)
+    ended.wait()
+    server.shutdown()
+    double.close()
+    return 0
+
+
+def _end_at_eof() -> None:
+    # Not through sys.stdin, whose lock would still be held by this thread when the interpreter ends.
+    while os.read(0, 1):
+        pass
+    # At once and without cleaning up: the state is safe, as after SIGKILL, and nobody is left to wait.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

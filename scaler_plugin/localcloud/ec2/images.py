@@ -1,0 +1,26 @@
+"""The machine images that the double's EC2 offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: The image that the demo and the tests launch. It exists in every region of the double.
+DEMO_IMAGE_ID = "ami-5ca1e0000000de001"
+
+IMAGES: tuple[dict[str, Any], ...] = (
+    {
+        "ami_id": DEMO_IMAGE_ID,
+        "name": "scaler-sidecar-demo",
+        "description": "A machine of the local cloud: its instances are process groups on this host",
+        "owner_id": "123456789012",
+        "public": True,
+        "architecture": "x86_64",
+        "state": "available",
+        "image_type": "machine",
+        "image_location": "local/scaler-sidecar-demo",
+        "hypervisor": "xen",
+        "virtualization_type": "hvm",
+        "root_device_name": "/dev/sda1",
+        "root_device_type": "ebs",
+    },
+)
