@@ -1,8 +1,9 @@
 """How to reach a cluster: its etcd, its key prefix and its name, from options, environment variables and ``scaler.yaml``.
 
 Each setting is taken from the first place that has it: the command line, the environment (``SCALER_ETCD``, ``SCALER_CLUSTER``,
-``SCALER_PREFIX``, ``SCALER_ETCD_CA``, ``_CERT``, ``_KEY``, ``_USER``, ``_PASSWORD_FILE``), the file, the default. The environment stands before the
-file because it belongs to the machine (a tunnel, its own certificate paths), while the file is the same everywhere.
+``SCALER_PREFIX``, ``SCALER_ETCD_CA``, ``_CERT``, ``_KEY``, ``_USER``, ``_PASSWORD_FILE``), the file, the default.
+The environment stands before the file because it belongs to the machine (a tunnel, its own certificate paths), while the
+file is the same everywhere.
 
 A password stays a reference until a connection is opened. Nothing is sent before the store's first call.
 """

@@ -1,7 +1,9 @@
 """Reads the configuration: ``scaler.yaml`` from a file, YAML or JSON from a text; and writes its canonical JSON.
 
-Guarantees: a :class:`ScalerConfig` comes back only if every rule holds, otherwise :class:`InvalidConfig` with a sentence per mistake;
-``parse_json(dump_json(config)) == config``. Keys that stand twice are mistakes: YAML and JSON readers would silently keep the last.
+Guarantees: a :class:`ScalerConfig` comes back only if every rule holds, otherwise :class:`InvalidConfig` with a sentence per
+mistake; ``parse_json(dump_json(config)) == config``. Keys that stand twice are mistakes: YAML and JSON readers would silently
+keep the last.
+
 PyYAML is imported only to read YAML: what nodes read from etcd is JSON.
 """
 

@@ -41,8 +41,8 @@ class VolumeConfig(Section):
     size_gb: Annotated[int, Count(1, 65_536)] = Field(
         description="Size in GiB; not below the AMI's own.", examples=[100]
     )
-    type: Annotated[str, Text("an EBS volume type, such as gp3", r"gp2|gp3|io1|io2|st1|sc1|standard")] = Field(
-        "gp3", description="`gp3`, `gp2`, `io1`, `io2`, `st1`, `sc1` or `standard`.", examples=["gp3"]
+    type: Annotated[str, Text("one of gp3, gp2, io1, io2, st1, sc1, standard", r"gp2|gp3|io1|io2|st1|sc1|standard")] = (
+        Field("gp3", description="EBS volume type.", examples=["gp3"])
     )
     device_name: Annotated[str, Text("a device name, such as /dev/sda1", r"/dev/[a-z0-9/]+")] = Field(
         "/dev/sda1", description="The AMI's root device: Ubuntu `/dev/sda1`, Debian and Amazon Linux `/dev/xvda`."

@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from scaler_plugin.config.rules import REFUSED, REFUSED_SECRET, Rule
-from scaler_plugin.config.section import Section
+from scaler_plugin.config.rules import REFUSED, REFUSED_SECRET
+from scaler_plugin.config.section import Section, holds_list, rule_of, section_of
 from scaler_plugin.errors import ConfigError
 
 Location = tuple[int | str, ...]
@@ -77,8 +77,8 @@ def _unknown_key(loc: Location, model: type[Section], data: object) -> Problem:
     section = _section_at(model, loc[:-1])
     allowed = list(section.model_fields) if section else []
     near = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return Problem(_path(loc, data), "is an unknown key", f"{hint}Allowed here: {', '.join(allowed)}".strip())
+    known = f"allowed here are {', '.join(allowed)}"
+    return Problem(_path(loc, data), "is an unknown key", f"did you mean {near[0]}? ({known})" if near else known)
 
 
 def _path(loc: Location, data: object, tail: str = "") -> str:
@@ -124,19 +124,8 @@ def _words(model: type[Section], loc: Location) -> str:
     if not section:
         return "left out"
     keys = ", ".join(section.model_fields)
-    of_many = loc and not isinstance(loc[-1], int) and field is not None and repr(field.annotation).startswith("tuple")
-    return f"a list of sections with the keys {keys}" if of_many else f"a section with the keys {keys}"
-
-
-def rule_of(field: FieldInfo) -> Rule | None:
-    """The rule in a field's annotation; ``None`` for a field that holds a section or a list of them."""
-    return next((entry for entry in field.metadata if isinstance(entry, Rule)), None)
-
-
-def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, alone, optional or in a list."""
-    candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-    return next((entry for entry in candidates if isinstance(entry, type) and issubclass(entry, Section)), None)
+    many = field is not None and holds_list(field) and not isinstance(loc[-1], int)
+    return f"a list of sections with the keys {keys}" if many else f"a section with the keys {keys}"
 
 
 def _descend(value: object, key: str) -> object:

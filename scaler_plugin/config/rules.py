@@ -213,12 +213,12 @@ class Timespan(Rule):
 
     @property
     def words(self) -> str:
-        seconds = ", in whole seconds" if self.whole_seconds else ""
-        return f"{self._forms}, from {self.at_least} to {self.at_most}{seconds}"
+        return f"{duration.FORMS}, {self._bounds}"
 
     @property
-    def _forms(self) -> str:
-        return duration.FORMS + (", or never" if self.never else "")
+    def _bounds(self) -> str:
+        seconds = ", in whole seconds" if self.whole_seconds else ""
+        return f"from {self.at_least} to {self.at_most}{seconds}" + (", or never" if self.never else "")
 
     def accept(self, value: object) -> Duration | None:
         if isinstance(value, Duration):
@@ -228,11 +228,11 @@ class Timespan(Rule):
         try:
             span = parse_duration(value)
         except ValueError as error:
-            raise refused(str(error).replace(duration.FORMS, self._forms)) from None
-        if not parse_duration(self.at_least) <= span <= parse_duration(self.at_most):
-            raise refused(f"a duration from {self.at_least} to {self.at_most}{', or never' if self.never else ''}")
-        if self.whole_seconds and span.milliseconds % 1000:
-            raise refused(f"a duration in whole seconds, from {self.at_least} to {self.at_most}")
+            # The duration's own reason (why not 0?) comes last, after what would be right here.
+            raise refused(str(error).replace(duration.FORMS, self.words)) from None
+        in_bounds = parse_duration(self.at_least) <= span <= parse_duration(self.at_most)
+        if not in_bounds or (self.whole_seconds and span.milliseconds % 1000):
+            raise refused(f"a duration {self._bounds}")
         return span
 
     def store(self, value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The configuration in etcd: publishing it without overwriting somebody else's, and following it.
 
-Guarantees: only a valid configuration is written; of two pushers at the same moment one is told. A follower always has the last
-good configuration: a malformed one in etcd (written by other means, or by a newer version) changes nothing and is named in ``problem``.
+Guarantees: only a valid configuration is written; of two pushers at the same moment one is told. A follower always has the
+last good configuration: a malformed one in etcd (written by other means, or by a newer version) changes nothing and is
+named in ``problem``.
 """
 
 from __future__ import annotations
