@@ -1,0 +1,104 @@
+"""``scaler-sidecar agent``: the stock ``clearml-agent daemon``, in this process, with the gate around its pulls.
+
+Guarantees: it does not ask the server for a task while the sidecar holds the gate, and what the slot does is on disk before
+the gate is given back (:mod:`scaler_plugin.agent.gate`). Everything else is the stock agent's own doing: its options, its
+docker and virtual-environment modes, its signals. SIGTERM aborts a running task, as it does without the plugin; it is not how a
+node drains.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaler_plugin.agent.agent_slot import AgentSlot
+from scaler_plugin.agent.gated_pulls import wrap
+from scaler_plugin.agent.processes import SLOT_MARKER
+from scaler_plugin.agent.stock_agent import load_stock_agent
+from scaler_plugin.core.model import NodeIdentity
+from scaler_plugin.errors import ConfigError
+
+_REFUSED = {
+    "--detached": "the plugin must stay in the process that the service manager watches; leave --detached out",
+    "--services-mode": "several tasks at once under one agent have no slot of their own; give the pool more slots instead",
+    "--dynamic-gpus": "several tasks at once under one agent have no slot of their own; give the pool more slots instead",
+    "--stop": "this command only starts an agent; to let a node end after its task use `scaler-sidecar drain`, "
+    "to stop a stock agent use `clearml-agent daemon --stop`",
+}
+
+
+@dataclass(frozen=True)
+class AgentSetup:
+    """What an agent must know of its node. ``docker_image`` is ``None`` for virtual-environment mode."""
+
+    identity: NodeIdentity
+    slot: int
+    slots: int
+    queues: tuple[str, ...]
+    docker_image: str | None
+    cpu_only: bool
+    state_dir: Path
+
+    @property
+    def worker_id(self) -> str:
+        return self.identity.worker_id(self.slot, self.slots)
+
+
+def run_agent(setup: AgentSetup, arguments: Sequence[str]) -> int:
+    """Run the daemon until it ends, and return its exit code. ``arguments`` are options of ``clearml-agent daemon``.
+
+    Raises ``ConfigError`` for options that don't go with the plugin, ``HostError`` for an agent that does not fit, a state
+    directory that can't be used, or a slot that has an agent.
+    """
+    refuse_options(arguments)
+    if not 0 <= setup.slot < setup.slots:
+        raise ConfigError(
+            f"There is no slot {setup.slot}: this node has {setup.slots}, counted from 0. Give another --slot."
+        )
+    options = daemon_options(setup, arguments)
+    slot = AgentSlot(setup.state_dir, setup.slot, setup.worker_id, docker=_in_docker_mode(options))
+    os.environ[SLOT_MARKER] = str(slot.directory)  # for every process that the agent starts
+    os.environ["CLEARML_WORKER_ID"] = setup.worker_id
+    agent = load_stock_agent()
+    wrap(agent, slot)
+    sys.argv = ["clearml-agent", "daemon", *options]
+    return int(agent.main() or 0)
+
+
+def refuse_options(arguments: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for an option of the daemon that the plugin can't honour."""
+    for argument in arguments:
+        for option, reason in _REFUSED.items():
+            if _is_option(argument, option):
+                raise ConfigError(f"`scaler-sidecar agent` does not take {option}: {reason}.")
+
+
+def daemon_options(setup: AgentSetup, arguments: Sequence[str]) -> list[str]:
+    """The daemon's options: those given, and the node's own where none was given for the same thing."""
+
+    def given(*options: str) -> bool:
+        return any(_is_option(argument, option) for argument in arguments for option in options)
+
+    options: list[str] = []
+    if not given("--foreground"):
+        options.append("--foreground")
+    if setup.queues and not given("--queue"):
+        options += ["--queue", *setup.queues]
+    if setup.docker_image is not None and not given("--docker", "--podman"):
+        options += ["--docker", setup.docker_image]
+    if setup.cpu_only and not given("--cpu-only", "--gpus"):
+        options.append("--cpu-only")
+    return [*options, *arguments]
+
+
+def _in_docker_mode(options: Sequence[str]) -> bool:
+    return any(_is_option(option, docker) for option in options for docker in ("--docker", "--podman"))
+
+
+def _is_option(argument: str, option: str) -> bool:
+    """Whether argparse would read the argument as that option: it accepts abbreviations and ``--option=value``."""
+    name = argument.partition("=")[0]
+    return len(name) > 3 and name.startswith("--") and option.startswith(name)
