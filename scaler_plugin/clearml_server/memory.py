@@ -46,6 +46,9 @@ class _Queue:
         self.added[task_id] = at
         self.view = None
 
+    def holds(self, task_id: TaskId) -> bool:
+        return task_id in self.added
+
     def remove(self, task_id: TaskId) -> None:
         if self.added.pop(task_id, None) is not None:
             self.view = None
@@ -118,7 +121,7 @@ class MemoryTaskServer:
         task = self.task(task_id)
         queued = task.moved(TaskStatus.QUEUED, self._clock.now(), by, force=force)
         self.create_queue(queue)
-        if task_id in self._queues[queue].added:
+        if self._queues[queue].holds(task_id):
             # The real server fails here after it has spoiled the task's way back.
             self._keep(replace(task, status_reason="failed enqueueing", enqueue_status=None))
             raise _refused(
@@ -133,7 +136,7 @@ class MemoryTaskServer:
         """Take the task out of its queue (or out of limbo): it returns to the status it was enqueued from."""
         task = self.task(task_id)
         self._take_out(task)
-        if task.status is not TaskStatus.CREATED:
+        if task.status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS):
             back = task.enqueue_status or TaskStatus.CREATED
             self._keep(replace(task.moved(back, self._clock.now(), by, force=True), enqueue_status=None))
 
@@ -141,13 +144,13 @@ class MemoryTaskServer:
         """Abort the task as the web page does: a live worker is asked to, otherwise the task is stopped here and now."""
         task = self.task(task_id)
         now = self._clock.now()
-        running = task.status is TaskStatus.IN_PROGRESS and task.last_worker_report_at is not None
-        if running and now - (task.last_worker_report_at or 0.0) < WORKER_TIMEOUT_S:
-            self._keep(replace(task, status_message="stopping", last_update=now))
+        queued = task.status is TaskStatus.QUEUED
+        if task.last_worker is not None and not queued and now - task.last_update < WORKER_TIMEOUT_S:
+            self._keep(task.moved(task.status, now, by, message="stopping"))
             return
-        stopped = task.moved(TaskStatus.STOPPED, now, by, message=f"Stopped by {by}")
-        self._take_out(task)
-        self._keep(stopped)
+        self._keep(task.moved(TaskStatus.STOPPED, now, by, message=f"Stopped by {by}"))
+        if queued:
+            self._take_out(task)
 
     def reset(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
         """Bring the task back to ``created``; its history stays."""
@@ -179,7 +182,10 @@ class MemoryTaskServer:
     def in_limbo(self, task_id: TaskId) -> bool:
         """Whether the task is ``queued`` in no queue: pulled, and not started by anybody."""
         task = self.task(task_id)
-        return task.status is TaskStatus.QUEUED and all(task_id not in queue.added for queue in self._queues.values())
+        # A queued task's entry can only be in the queue it was last put into.
+        return (
+            task.queue is not None and task.status is TaskStatus.QUEUED and not self._queues[task.queue].holds(task_id)
+        )
 
     # Agents.
 

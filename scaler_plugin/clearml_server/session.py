@@ -36,6 +36,7 @@ from clearml.backend_config.defs import get_active_config_file
 from clearml.backend_config.errors import ConfigurationError
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.exceptions import HTTPError
 
 from scaler_plugin.clearml_server.credentials import Credentials, shown_host, source_of
 from scaler_plugin.clearml_server.failure import answered, not_answered
@@ -171,14 +172,15 @@ class DaemonSession(Session):
                 stream=True,
             ) as response:
                 received = bytearray()
-                # The time limit of ``requests`` is per packet; a server that drips would hold the leader for ever.
-                for chunk in response.iter_content(_CHUNK_BYTES):
+                # The time limit of ``requests`` is per packet, so a server that drips would hold the leader for ever:
+                # take what is there (``read1``) and look at the clock.
+                while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
                     received += chunk
                     if time.monotonic() > self._deadline:
                         raise requests.ReadTimeout
                 location = response.headers.get("Location", "")
                 return Answer(response.status_code, response.reason, _parsed(received), location)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError) as error:
             raise not_answered(error, name, self._shown_host, self._timeout_s) from None
 
     def _load_vaults(self) -> None:
