@@ -15,6 +15,11 @@ class ZeroMode(str, Enum):
     STANDBY = "standby"  # a sidecar without an agent runs on a machine that is up anyway
     KEEP_ONE = "keep_one"  # the last node stays
 
+    @property
+    def spans_pools(self) -> bool:
+        """Whether a node's retirement depends on nodes of other pools."""
+        return self is ZeroMode.KEEP_ONE
+
 
 @dataclass(frozen=True)
 class PoolPolicy:

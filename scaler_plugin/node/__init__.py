@@ -1,1 +1,1 @@
-"""What a node is and does on its own machine."""
+"""One machine: what it is, its boot, its processes, its clock, and the loop that runs the sidecar on it."""

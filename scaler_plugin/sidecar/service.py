@@ -37,6 +37,10 @@ from scaler_plugin.sidecar.settings import FollowedSettings
 
 log = structlog.get_logger(__name__)
 
+#: Between two passes when nothing wakes the sidecar earlier: how late "busy" or "idle" may appear in etcd, against what a
+#: pass costs the machine.
+IDLE_STEP_S = 1.0
+
 #: A leader that has not been able to use ClearML or EC2 for so long gives others a chance, and does not stand for election
 #: again for the same time. The cause may be this machine's (network, credentials), and then another one does better.
 BLIND_LIMIT_S = 60.0
@@ -55,6 +59,17 @@ class NodePorts:
     clock: Clock
     fleet: Callable[[], Fleet]
     server: Callable[[], TaskServer]
+
+
+@dataclass(frozen=True)
+class SidecarReport:
+    """``term`` is set while it leads; ``why`` says why the node retires or does not."""
+
+    node: Node
+    term: int | None
+    etcd_away: bool
+    ending: bool
+    why: str
 
 
 class Sidecar:
@@ -88,6 +103,7 @@ class Sidecar:
         self._next_lead_at = float("-inf")
         self._next_refresh_at = float("-inf")
         self._abstain_until = float("-inf")
+        self._why = ""
 
     def step(self) -> None:
         """One pass. Nothing that the outside does wrong is raised."""
@@ -118,22 +134,26 @@ class Sidecar:
             self._unregister_workers()
             self._registry.leave()
 
-    @property
-    def poll_interval_s(self) -> float:
-        """How long the runner may sleep between two passes."""
-        policy = self._settings.policy
-        return min(1.0, policy.poll_interval_s) if policy else 1.0
+    def seconds_to_next_step(self) -> float:
+        """How long the runner may sleep before the next pass if nothing wakes it."""
+        if self._ending is None and self._election.leadership is not None:
+            return min(IDLE_STEP_S, max(0.0, self._next_lead_at - self._clock.monotonic()))
+        return IDLE_STEP_S
 
     @property
-    def ending(self) -> bool:
-        """True once the node has decided to end its instance."""
-        return self._ending is not None
+    def report(self) -> SidecarReport:
+        """What this sidecar knows at first hand, for a person on its machine."""
+        leadership = self._election.leadership
+        return SidecarReport(
+            self._node, leadership.term if leadership else None, self._etcd_away, self._ending is not None, self._why
+        )
 
     def _refresh_settings(self) -> None:
         now = self._clock.monotonic()
         if now >= self._next_refresh_at:
-            policy = self._settings.refresh()
-            self._next_refresh_at = now + (policy.poll_interval_s if policy else 1.0)
+            self._settings.refresh()
+            policy = self._settings.policy
+            self._next_refresh_at = now + (policy.poll_interval_s if policy else IDLE_STEP_S)
 
     def _heard_of_etcd(self, error: StoreError | None) -> None:
         away = error is not None
@@ -190,9 +210,12 @@ class Sidecar:
             return
         policy, pool = known
         self._keep_acquainted(policy, pool)
-        if not idle_long_enough(self._node, pool, self._etcd_away, self._clock.now()).retire:
+        own = idle_long_enough(self._node, pool, self._etcd_away, self._clock.now())
+        self._why = own.reason
+        if not own.retire or not self._verdict(policy, pool).retire:
             return
-        if not self._verdict(policy, pool).retire or not self._ports.gates.close():
+        if not self._ports.gates.close():
+            self._why = "An agent is asking for a task at this moment."
             return
         # Behind closed gates nothing can change any more: what is seen now is what is.
         self._node = replace(self._node, slots=self._ports.gates.slots())
@@ -213,7 +236,9 @@ class Sidecar:
             except StoreError as error:
                 self._heard_of_etcd(error)
         around = Surroundings(nodes, backlog, self._etcd_away, self._was_leader)
-        return may_retire(self._node, policy, pool, around, self._clock.now())
+        verdict = may_retire(self._node, policy, pool, around, self._clock.now())
+        self._why = verdict.reason
+        return verdict
 
     def _fresh_backlog(self, pool: PoolPolicy) -> int | None:
         leader = read_leader(self._ports.store, self._keys)

@@ -5,51 +5,62 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import structlog
+
 from scaler_plugin.config.launches import launch_candidates
 from scaler_plugin.config.policy import cluster_policy
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.core.model import LaunchId, LaunchRequest, PoolName
 from scaler_plugin.core.policy import ClusterPolicy
+from scaler_plugin.errors import ConfigError
 from scaler_plugin.leader.settings import LeaderSettings
+
+log = structlog.get_logger(__name__)
 
 #: Writes the user-data of an instance of this pool and launch.
 UserDataSource: TypeAlias = Callable[[ScalerConfig, PoolName, LaunchId], str]
 
 
 class FollowedSettings:
-    """The newest good configuration's policy; :meth:`refresh` re-reads it, level-triggered."""
+    """The newest good configuration and its policy; :meth:`refresh` re-reads it, level-triggered."""
 
     def __init__(self, follower: ConfigFollower, user_data: UserDataSource) -> None:
         self._follower = follower
         self._user_data = user_data
-        self._config: ScalerConfig | None = None
+        self._revision = 0
         self._policy: ClusterPolicy | None = None
+        self._problem: str | None = None
 
-    def refresh(self) -> ClusterPolicy | None:
-        """Read etcd once; ``None`` while no configuration was ever pushed. Raises ``StoreError``."""
-        config = self._follower.current()
-        if config is not self._config and config is not None:
-            self._config, self._policy = config, cluster_policy(config)
-        return self._policy
-
-    @property
-    def config(self) -> ScalerConfig | None:
-        """The configuration of the last :meth:`refresh` that succeeded."""
-        return self._config
+    def refresh(self) -> None:
+        """Read etcd once. Raises ``StoreError``; a missing or malformed configuration is only reported."""
+        try:
+            self._follower.current()
+            problem = self._follower.problem
+        except ConfigError as error:
+            problem = str(error)
+        if problem != self._problem:
+            self._problem = problem
+            if problem:
+                log.warning("configuration_not_usable", problem=problem)
+        good = self._follower.last_good
+        if good is not None and good.revision != self._revision:
+            self._revision, self._policy = good.revision, cluster_policy(good.config)
+            log.info("configuration_in_force", revision=good.revision)
 
     @property
     def policy(self) -> ClusterPolicy | None:
-        """The policy of the last :meth:`refresh` that succeeded."""
+        """The policy in force; ``None`` while no good configuration has been seen."""
         return self._policy
 
     def for_leader(self) -> LeaderSettings:
         """What the leader's pass needs; only called once there is a configuration."""
-        config, policy = self._config, self._policy
-        if config is None or policy is None:
+        good = self._follower.last_good
+        if good is None or self._policy is None:
             raise RuntimeError("a leader needs a configuration")
+        config = good.config
 
         def candidates(pool: PoolName, launch_id: LaunchId, count: int) -> tuple[LaunchRequest, ...]:
             return launch_candidates(config, pool, launch_id, count, self._user_data(config, pool, launch_id))
 
-        return LeaderSettings(self._follower.revision, policy, candidates, self._follower.problem)
+        return LeaderSettings(good.revision, self._policy, candidates, self._problem)

@@ -1,0 +1,143 @@
+"""Puts a sidecar together from real parts: the one place that knows which adapter stands behind which port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import SystemRandom
+
+from scaler_plugin import __version__
+from scaler_plugin.agent.slots import NodeSlots
+from scaler_plugin.cloud.user_data import EtcdAccess, UserData
+from scaler_plugin.config.connect import EtcdSettings
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.config.secrets import resolve
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.published_config import ConfigFollower
+from scaler_plugin.coordination.registry import Registry
+from scaler_plugin.coordination.store import Store
+from scaler_plugin.core.model import LaunchId, NodeRole, PoolName, Slot
+from scaler_plugin.core.ports import Fleet, Gates, TaskServer
+from scaler_plugin.leader.service import Leader
+from scaler_plugin.node.clock import SystemClock
+from scaler_plugin.node.host import LocalHost
+from scaler_plugin.node.setup import NodeSetup
+from scaler_plugin.sidecar.service import NodePorts, Sidecar
+from scaler_plugin.sidecar.settings import FollowedSettings
+
+
+class NoGates:
+    """The gates of a standby node: it has no slot, so nothing can be pulled and nothing retires."""
+
+    def slots(self) -> tuple[Slot, ...]:
+        return ()
+
+    def close(self) -> bool:
+        return True
+
+    def open(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class AssembledNode:
+    """A sidecar and those of its parts that the runner drives."""
+
+    sidecar: Sidecar
+    store: Store
+    election: Election
+    registry: Registry
+
+
+def assemble(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> AssembledNode:
+    """Connect to etcd and build the sidecar. Raises ``ConfigError``, ``StoreError`` or ``HostError``."""
+    clock = SystemClock()
+    store = setup.etcd.open()
+    keys = Keys(setup.prefix, setup.identity.cluster)
+    follower = ConfigFollower(store, keys)
+    settings = FollowedSettings(follower, UserDataWriter(setup.etcd, setup.prefix))
+
+    def config() -> ScalerConfig | None:
+        return follower.last_good.config if follower.last_good else None
+
+    @cache
+    def fleet() -> Fleet:
+        from scaler_plugin.cloud.ec2 import Ec2Fleet  # noqa: PLC0415  (boto3: only a leader or a dying node pays for it)
+
+        aws = known.aws if (known := config()) else None
+        return Ec2Fleet(
+            setup.identity.cluster, region=aws.region if aws else None, endpoint_url=aws.endpoint_url if aws else None
+        )
+
+    @cache
+    def server() -> TaskServer:
+        from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415  (clearml: as above)
+
+        known = config()
+        clearml = known.clearml if known else None
+        if known is None or clearml is None or not clearml.access_key or not clearml.secret_key:
+            return ClearmlServer(api_host=clearml.api_host if clearml else None)
+        return ClearmlServer(
+            api_host=clearml.api_host,
+            access_key=resolve(clearml.access_key, region=known.aws.region),
+            secret_key=resolve(clearml.secret_key, region=known.aws.region),
+        )
+
+    election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=leader_ttl_s)
+    registry = Registry(store, keys, clock)
+
+    def leader() -> Leader:
+        return Leader(
+            setup.identity.instance_id,
+            store,
+            keys,
+            election,
+            server(),
+            fleet(),
+            settings.for_leader,
+            clock,
+            SystemRandom(),
+        )
+
+    sidecar = Sidecar(
+        setup.identity,
+        keys,
+        NodePorts(store, _gates(setup, directory, clock), LocalHost(), clock, fleet, server),
+        settings,
+        election,
+        registry,
+        leader,
+        __version__,
+    )
+    return AssembledNode(sidecar, store, election, registry)
+
+
+def _gates(setup: NodeSetup, directory: Path, clock: SystemClock) -> Gates:
+    if setup.identity.role is not NodeRole.WORKER:
+        return NoGates()
+    return NodeSlots(directory, setup.slots, setup.worker_ids, clock)
+
+
+@dataclass(frozen=True)
+class UserDataWriter:
+    """What the leader writes into the user-data of the instances it launches.
+
+    Where the configuration names etcd's endpoints they are used, else those by which this node itself reached it.
+    """
+
+    own: EtcdSettings
+    prefix: str
+
+    def __call__(self, config: ScalerConfig, pool: PoolName, launch_id: LaunchId) -> str:
+        etcd = config.etcd
+        access = EtcdAccess(
+            endpoints=etcd.endpoints or self.own.endpoints,
+            ca=etcd.tls.ca if etcd.tls else self.own.ca,
+            cert=etcd.tls.cert if etcd.tls else self.own.cert,
+            key=etcd.tls.key if etcd.tls else self.own.key,
+            user=etcd.user or self.own.user,
+            password=etcd.password or self.own.password,
+        )
+        return UserData(config.cluster, NodeRole.WORKER, access, self.prefix, pool, launch_id).render()

@@ -1,0 +1,105 @@
+"""Sets the machine up, once per boot: from instance metadata and user-data to ``node.json``, ``clearml.conf`` and the init script.
+
+Guarantees: nothing is left half-done, ``node.json`` is written last, and sidecar and agents do not start without it. It fails
+with a sentence (in the instance's console output) rather than wait: the service manager starts it again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import structlog
+
+from scaler_plugin.cloud.metadata import InstanceMetadata
+from scaler_plugin.cloud.user_data import EtcdAccess, parse_user_data
+from scaler_plugin.config.connect import EtcdSettings
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.published_config import read_config
+from scaler_plugin.core.model import NodeIdentity, QueueName
+from scaler_plugin.errors import ConfigError, HostError
+from scaler_plugin.node.clearml_conf import clearml_conf, machine_conf, write_clearml_conf
+from scaler_plugin.node.setup import NodeSetup, write_setup
+
+log = structlog.get_logger(__name__)
+
+#: An init script that takes longer than this would make the instance miss any sensible startup_timeout.
+INIT_SCRIPT_TIMEOUT_S = 1800.0
+
+
+def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
+    """Set this machine up and return what was written.
+
+    Raises ``ConfigError`` for user-data or a configuration that does not fit, ``StoreError`` when etcd cannot be read,
+    ``CloudError`` when metadata or a secret cannot be, ``HostError`` when the init script fails.
+    """
+    data = parse_user_data(metadata.user_data())
+    etcd = etcd_settings(data.etcd)
+    config = _published_config(etcd, Keys(data.prefix, data.cluster))
+    pool = config.pool(data.pool)
+    if pool is None:
+        raise ConfigError(
+            f"This instance was launched for pool {data.pool}, which the configuration of cluster {data.cluster} does not have."
+        )
+    identity = NodeIdentity(
+        cluster=data.cluster,
+        instance_id=metadata.instance_id(),
+        role=data.role,
+        pool=data.pool,
+        instance_type=metadata.instance_type(),
+        market=metadata.market(),
+        zone=metadata.zone(),
+        launch_id=data.launch_id,
+    )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"The state directory {directory} could not be made: {error}.") from error
+    conf = clearml_conf(config, pool, machine_conf())
+    if conf is not None:
+        write_clearml_conf(directory, conf)
+    if pool.init_script:
+        _run_init_script(pool.init_script)
+    setup = NodeSetup(
+        identity=identity,
+        etcd=etcd,
+        prefix=data.prefix,
+        slots=pool.slots_per_node,
+        queues=tuple(QueueName(queue) for queue in pool.queues),
+        docker_image=pool.docker_image,
+        cpu_only=pool.cpu_only,
+    )
+    write_setup(directory, setup)
+    log.info("machine_set_up", instance=identity.instance_id, pool=pool.name, slots=setup.slots)
+    return setup
+
+
+def etcd_settings(access: EtcdAccess) -> EtcdSettings:
+    """How this machine reaches etcd, as its user-data says."""
+    return EtcdSettings(access.endpoints, access.ca, access.cert, access.key, access.user, access.password)
+
+
+def _published_config(etcd: EtcdSettings, keys: Keys) -> ScalerConfig:
+    store = etcd.open()
+    try:
+        published = read_config(store, keys)
+    finally:
+        store.close()
+    if published is None:
+        raise ConfigError(
+            f"No configuration is published for cluster {keys.cluster}; push one with `scaler-sidecar config push scaler.yaml`."
+        )
+    return published.config
+
+
+def _run_init_script(script: str) -> None:
+    """Run the pool's script with a shell, its output in the machine's own (the console of the instance)."""
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-e", "-c", script], stdin=subprocess.DEVNULL, timeout=INIT_SCRIPT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(f"The pool's init_script did not end within {INIT_SCRIPT_TIMEOUT_S:.0f} s.") from None
+    if done.returncode != 0:
+        raise HostError(f"The pool's init_script failed with exit code {done.returncode}; its output is above.")

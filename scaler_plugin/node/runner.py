@@ -1,0 +1,63 @@
+"""The loop that drives a sidecar: step, feed systemd's watchdog, sleep until something knocks; and an orderly end on SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+
+from scaler_plugin.coordination.codec import to_plain
+from scaler_plugin.coordination.renewal import RenewalThread
+from scaler_plugin.node.assembly import assemble
+from scaler_plugin.node.control import ControlSockets
+from scaler_plugin.node.notify import notify
+from scaler_plugin.node.setup import NodeSetup
+
+log = structlog.get_logger(__name__)
+
+
+def run(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> None:
+    """Run the sidecar of this machine until SIGTERM or SIGINT."""
+    node = assemble(setup, directory, leader_ttl_s)
+    sidecar = node.sidecar
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("ask") != "report":
+            return {"error": "The sidecar only knows the question `report`; is the command of another version?"}
+        report: dict[str, Any] = to_plain(sidecar.report)
+        return report
+
+    sockets = ControlSockets(directory, answer)
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        sockets.wake()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    renewal = RenewalThread([(node.election.renew, leader_ttl_s / 3), (node.registry.renew, node.registry.ttl_s / 3)])
+    watch = node.election.watch(sockets.wake)
+    log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)
+    try:
+        renewal.start()
+        ready = False
+        while not stopping:
+            sidecar.step()
+            if not ready:
+                notify("READY=1")
+                ready = True
+            notify("WATCHDOG=1")
+            sockets.sleep(sidecar.seconds_to_next_step())
+    finally:
+        notify("STOPPING=1")
+        watch.cancel()
+        sidecar.stop()
+        renewal.stop()
+        sockets.close()
+        node.store.close()
+        log.info("sidecar_stopped", instance=setup.identity.instance_id)
