@@ -9,5 +9,11 @@ from __future__ import annotations
 from scaler_plugin.cli.lazy_group import LazyCommand
 
 COMMANDS = (
+    LazyCommand("boot", "scaler_plugin.cli.node:boot", "Set this instance up from its user-data, once per boot."),
+    LazyCommand("run", "scaler_plugin.cli.node:run", "Run the sidecar."),
+    LazyCommand("node", "scaler_plugin.cli.node:node", "Ask this machine's sidecar what it knows."),
     LazyCommand("config", "scaler_plugin.cli.config:app", "Validate, publish and show a cluster's configuration."),
+    LazyCommand(
+        "agent", "scaler_plugin.cli.agent:agent", "Run this node's clearml-agent on one slot.", passthrough=True
+    ),
 )

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from random import SystemRandom
 
+import structlog
+
 from scaler_plugin import __version__
 from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.cloud.user_data import EtcdAccess, UserData
@@ -20,12 +22,17 @@ from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import LaunchId, NodeRole, PoolName, Slot
 from scaler_plugin.core.ports import Fleet, Gates, TaskServer
+from scaler_plugin.errors import ConfigError, StoreError
 from scaler_plugin.leader.service import Leader
 from scaler_plugin.node.clock import SystemClock
 from scaler_plugin.node.host import LocalHost
 from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.sidecar.service import NodePorts, Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_LEADER_TTL_S = 10
 
 
 class NoGates:
@@ -47,12 +54,13 @@ class AssembledNode:
 
     sidecar: Sidecar
     store: Store
+    leader_ttl_s: int
     election: Election
     registry: Registry
 
 
-def assemble(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> AssembledNode:
-    """Connect to etcd and build the sidecar. Raises ``ConfigError``, ``StoreError`` or ``HostError``."""
+def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
+    """Build the sidecar on a connection to etcd, which need not answer yet. Raises ``ConfigError`` or ``HostError``."""
     clock = SystemClock()
     store = setup.etcd.open()
     keys = Keys(setup.prefix, setup.identity.cluster)
@@ -85,6 +93,7 @@ def assemble(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> AssembledN
             secret_key=resolve(clearml.secret_key, region=known.aws.region),
         )
 
+    leader_ttl_s = _leader_ttl_s(follower)
     election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=leader_ttl_s)
     registry = Registry(store, keys, clock)
 
@@ -111,7 +120,16 @@ def assemble(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> AssembledN
         leader,
         __version__,
     )
-    return AssembledNode(sidecar, store, election, registry)
+    return AssembledNode(sidecar, store, leader_ttl_s, election, registry)
+
+
+def _leader_ttl_s(follower: ConfigFollower) -> int:
+    """The configured TTL as of now; a later change is taken up when the sidecar starts again."""
+    try:
+        return round(follower.current().leader_ttl.seconds)
+    except (StoreError, ConfigError) as error:
+        log.warning("leader_ttl_not_known", error=str(error), used_s=DEFAULT_LEADER_TTL_S)
+        return DEFAULT_LEADER_TTL_S
 
 
 def _gates(setup: NodeSetup, directory: Path, clock: SystemClock) -> Gates:

@@ -10,6 +10,7 @@ import json
 import selectors
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ class ControlSockets:
 
     def wake(self) -> None:
         """End the present :meth:`sleep`; may be called from any thread and from a signal handler."""
-        try:
+        with suppress(BlockingIOError):  # enough wake-ups are waiting already
             self._pipe_in.send(b"x")
-        except BlockingIOError:
-            pass  # enough wake-ups are waiting already
 
     def sleep(self, seconds: float) -> None:
         """Return after so long, or as soon as something knocked; questions are answered on the way."""
@@ -118,8 +117,6 @@ def _bind(path: Path, kind: socket.SocketKind) -> socket.socket:
 
 
 def _drain(sock: socket.socket) -> None:
-    try:
+    with suppress(BlockingIOError):
         while sock.recv(4096):
             pass
-    except BlockingIOError:
-        pass

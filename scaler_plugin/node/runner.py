@@ -19,9 +19,9 @@ from scaler_plugin.node.setup import NodeSetup
 log = structlog.get_logger(__name__)
 
 
-def run(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> None:
+def run(setup: NodeSetup, directory: Path) -> None:
     """Run the sidecar of this machine until SIGTERM or SIGINT."""
-    node = assemble(setup, directory, leader_ttl_s)
+    node = assemble(setup, directory)
     sidecar = node.sidecar
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,9 @@ def run(setup: NodeSetup, directory: Path, leader_ttl_s: int) -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    renewal = RenewalThread([(node.election.renew, leader_ttl_s / 3), (node.registry.renew, node.registry.ttl_s / 3)])
+    renewal = RenewalThread(
+        [(node.election.renew, node.leader_ttl_s / 3), (node.registry.renew, node.registry.ttl_s / 3)]
+    )
     watch = node.election.watch(sockets.wake)
     log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)
     try:

@@ -1,0 +1,112 @@
+"""Commands of one machine: ``boot``, ``run`` and ``node``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scaler_plugin.cli.options import ClusterOption, ConfigOption, EtcdOption
+from scaler_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from scaler_plugin.node.setup import NodeSetup
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")]
+
+
+def boot(verbose: if TYPE_CHECKING:
+    from scaler_plugin.node.setup import NodeSetup
+
+VerboseOption = False) -> None:
+    """Set this instance up from its user-data: once per boot, before `run` and `agent`.
+
+    Reads instance metadata (IMDSv2) and the cluster's configuration, writes `node.json` and, where the configuration has
+    ClearML settings, `clearml.conf` (readable for this user only) to the state directory, and runs the pool's init script.
+    """
+    from scaler_plugin.cloud.metadata import ImdsMetadata  # noqa: PLC0415
+    from scaler_plugin.node.boot import boot as boot_machine  # noqa: PLC0415
+    from scaler_plugin.node.setup import state_dir  # noqa: PLC0415
+    from scaler_plugin.observability.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs(verbose)
+    boot_machine(ImdsMetadata(), state_dir())
+
+
+def run(
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="Run without an agent, only to lead: on the etcd or ClearML host, for example."),
+    ] = False,
+    etcd: EtcdOption = None,
+    cluster: ClusterOption = None,
+    config: ConfigOption = None,
+    verbose: if TYPE_CHECKING:
+    from scaler_plugin.node.setup import NodeSetup
+
+VerboseOption = False,
+) -> None:
+    """Run the sidecar until SIGTERM.
+
+    On an instance it goes by what `scaler-sidecar boot` wrote, and the options are not needed. With `--standby` it needs to
+    know the cluster and its etcd.
+    """
+    from scaler_plugin.node.runner import run as run_sidecar  # noqa: PLC0415
+    from scaler_plugin.node.setup import read_setup, state_dir  # noqa: PLC0415
+    from scaler_plugin.observability.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs(verbose)
+    directory = state_dir()
+    if standby:
+        setup = _standby_setup(etcd, cluster, config)
+    elif etcd or cluster or config:
+        raise ConfigError("--etcd, --cluster and --config go with --standby; an instance learns them from its user-data.")
+    else:
+        setup = read_setup(directory)
+    run_sidecar(setup, directory)
+
+
+def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -> NodeSetup:
+    from scaler_plugin.config.connect import find_cluster  # noqa: PLC0415
+    from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole  # noqa: PLC0415
+    from scaler_plugin.node.setup import NodeSetup  # noqa: PLC0415
+
+    loaded = None
+    if config:
+        from scaler_plugin.config.load import load_file  # noqa: PLC0415
+
+        loaded = load_file(config)
+    address = find_cluster(os.environ, etcd=etcd, cluster=cluster, config=loaded)
+    if address.cluster is None:
+        raise ConfigError("No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE.")
+    identity = NodeIdentity(
+        address.cluster, InstanceId(f"standby-{socket.gethostname()}"), NodeRole.STANDBY, instance_type="standby"
+    )
+    return NodeSetup(identity, address.etcd, address.prefix, slots=0)
+
+
+def node(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Ask this machine's sidecar what it knows at first hand; works without etcd."""
+    import json  # noqa: PLC0415
+
+    from scaler_plugin.node.control import ask_sidecar  # noqa: PLC0415
+    from scaler_plugin.node.setup import state_dir  # noqa: PLC0415
+
+    report = ask_sidecar(state_dir(), {"ask": "report"})
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    this = report["node"]
+    typer.echo(f"{this['identity']['instance_id']}: {this['state']}" + (", leading" if report["term"] else ""))
+    for slot in this["slots"]:
+        task = f" {slot['task_id']}" if slot.get("task_id") else ""
+        typer.echo(f"  slot {slot['index']}: {slot['state']}{task}")
+    if report["etcd_away"]:
+        typer.echo("  etcd does not answer.")
+    if report["why"]:
+        typer.echo(f"  {report['why']}")
