@@ -15,13 +15,13 @@ from scaler_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from scaler_plugin.node.setup import NodeSetup
 
+if TYPE_CHECKING:
+    from scaler_plugin.node.setup import NodeSetup
+
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")]
 
 
-def boot(verbose: if TYPE_CHECKING:
-    from scaler_plugin.node.setup import NodeSetup
-
-VerboseOption = False) -> None:
+def boot(verbose: VerboseOption = False) -> None:
     """Set this instance up from its user-data: once per boot, before `run` and `agent`.
 
     Reads instance metadata (IMDSv2) and the cluster's configuration, writes `node.json` and, where the configuration has
@@ -44,10 +44,7 @@ def run(
     etcd: EtcdOption = None,
     cluster: ClusterOption = None,
     config: ConfigOption = None,
-    verbose: if TYPE_CHECKING:
-    from scaler_plugin.node.setup import NodeSetup
-
-VerboseOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run the sidecar until SIGTERM.
 
@@ -63,7 +60,9 @@ VerboseOption = False,
     if standby:
         setup = _standby_setup(etcd, cluster, config)
     elif etcd or cluster or config:
-        raise ConfigError("--etcd, --cluster and --config go with --standby; an instance learns them from its user-data.")
+        raise ConfigError(
+            "--etcd, --cluster and --config go with --standby; an instance learns them from its user-data."
+        )
     else:
         setup = read_setup(directory)
     run_sidecar(setup, directory)
