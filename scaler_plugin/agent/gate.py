@@ -44,18 +44,8 @@ from pathlib import Path
 
 from scaler_plugin.errors import HostError
 
-#: Where the state directory is unless ``SCALER_STATE_DIR`` says otherwise; a tmpfs, so nothing outlives a boot.
-DEFAULT_STATE_DIR = Path("/run/scaler-sidecar")
-
-STATE_DIR_VARIABLE = "SCALER_STATE_DIR"
-
 _DIRECTORY_MODE = 0o2770
 _LOCK_MODE = 0o660
-
-
-def state_dir() -> Path:
-    """The node's state directory: ``SCALER_STATE_DIR`` or ``/run/scaler-sidecar``."""
-    return Path(os.environ.get(STATE_DIR_VARIABLE) or DEFAULT_STATE_DIR)
 
 
 def slot_directory(state_dir: Path, slot: int) -> Path:
@@ -81,7 +71,7 @@ def slot_directory(state_dir: Path, slot: int) -> Path:
 def _unusable(path: Path, error: OSError) -> HostError:
     return HostError(
         f"The slot's state in {path} cannot be used ({error.strerror or error}): make the state directory "
-        f"readable and writable for the users of both the agent and the sidecar, or set {STATE_DIR_VARIABLE}."
+        f"readable and writable for the users of both the agent and the sidecar, or set SCALER_STATE_DIR."
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scaler_plugin.agent.gate import Gate, slot_directory, state_dir
+from scaler_plugin.agent.gate import Gate, slot_directory
 from scaler_plugin.agent.processes import ProcessKey, lives, this_process
 from scaler_plugin.agent.slot_record import SlotRecord, boottime, read_record, write_record
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
@@ -118,13 +118,6 @@ def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match=r"slot's state in .* cannot be used .*SCALER_STATE_DIR"):
         slot_directory(tmp_path / "file", 0)
-
-
-def test_the_state_directory_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCALER_STATE_DIR", "/somewhere")
-    assert state_dir() == Path("/somewhere")
-    monkeypatch.delenv("SCALER_STATE_DIR")
-    assert state_dir() == Path("/run/scaler-sidecar")
 
 
 def a_record() -> SlotRecord:
