@@ -1,12 +1,13 @@
 """Frozen dataclasses as compact JSON, as they lie in etcd, and back.
 
-Fields that this version does not know are ignored, since a newer node may have written them; a field that is missing takes its default,
-so a new field needs one. Anything else that does not fit is a :class:`~scaler_plugin.errors.StoreError` that names the key.
+Fields that this version does not know are ignored, since a newer node may have written them; a field that is missing takes
+its default, so a new field needs one. Anything else that does not fit is a :class:`~scaler_plugin.errors.StoreError` that
+names the key.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,8 +17,8 @@ from scaler_plugin.errors import StoreError
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=None)
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 

@@ -11,7 +11,8 @@ Guarantees:
 - :attr:`Election.leadership` is ``None`` from the local deadline on: the monotonic time at which the last acknowledged renewal was
   *sent*, plus the TTL, minus a margin. etcd counts the TTL from a later moment, so the holder stops first. This needs no
   answer from etcd and holds for a process that was paused: it finds out when it looks.
-- :meth:`Election.resign` frees the key at once; a holder that dies frees it after the TTL (and up to half a second, etcd's rounding).
+- :meth:`Election.resign` frees the key at once; a holder that dies frees it after the TTL (etcd looks every half second).
+- A holder whose renewing thread lives but whose steps have stopped loses the term after ``STALLED_AFTER_TTLS`` TTLs.
 
 Not guaranteed:
 
@@ -48,6 +49,9 @@ from scaler_plugin.errors import ConfigError, LeaseLost, NotLeader, StoreError
 SHORTEST_TTL_S = 2
 #: A renewal every third of the TTL: one may get lost and the next still comes in time.
 RENEWALS_PER_TTL = 3
+#: A leader that has made no step for so many TTLs (a minute by default) hangs. A pass that waits for slow answers of EC2 or
+#: ClearML may take some TTLs.
+STALLED_AFTER_TTLS = 6
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Election:
         self._lease: LeaseId | None = None  # ours, whether the key is under it or not
         self._leadership: Leadership | None = None
         self._deadline = float("-inf")
+        self._stepped_at = float("-inf")
 
     @property
     def renew_every_s(self) -> float:
@@ -133,12 +138,12 @@ class Election:
         Raises :class:`~scaler_plugin.errors.StoreError`; the local deadline goes on counting meanwhile.
         """
         with self._stepping:
+            self._stepped_at = self._clock.monotonic()
             entry = self._store.get(self._keys.leader)
             if entry is None:
                 self._forget_term()
                 entry = self._campaign()
             if entry is None or entry.lease is None or entry.lease != self._lease:
-                self._forget_term()
                 self._drop_lease()
                 return None
             return self._hold(entry)
@@ -151,7 +156,9 @@ class Election:
         """
         with self._state:
             lease = self._lease
-        if lease is not None:
+        if self._clock.monotonic() - self._stepped_at > STALLED_AFTER_TTLS * self._ttl_s:
+            self._drop_lease()
+        elif lease is not None:
             self._renew(lease)
 
     def fenced(self, writes: Sequence[Write], compare: Sequence[Comparison] = ()) -> bool:
@@ -179,9 +186,7 @@ class Election:
         """Give up leadership and candidacy at once. Never raises; if etcd does not hear of it, the lease runs out."""
         self._forget_term()
         with self._stepping:
-            self._forget_term()
-            with suppress(StoreError):
-                self._drop_lease()
+            self._drop_lease()
 
     def watch(self, on_change: Callable[[], None]) -> Watch:
         """Call ``on_change`` (from any thread) when the leader changes; then it is time for a step."""
@@ -249,8 +254,10 @@ class Election:
                 self._lease, self._leadership, self._deadline = None, None, float("-inf")
 
     def _drop_lease(self) -> None:
-        """Revoke our lease. While etcd does not answer it is remembered, so that a later step does it."""
-        lease = self._lease
+        """Forget our lease and revoke it. If etcd does not hear of it, it runs out: nobody renews it any more."""
+        with self._state:
+            lease = self._lease
+            self._lease, self._leadership, self._deadline = None, None, float("-inf")
         if lease is not None:
-            self._store.revoke_lease(lease)
-            self._forget_lease(lease)
+            with suppress(StoreError):
+                self._store.revoke_lease(lease)

@@ -1,6 +1,7 @@
 """What happened in the cluster, for people: a bounded log under ``events/``, oldest first.
 
-Guarantees: no more than about ``keep`` events stay, whoever writes. An event is a trace and nothing is decided by it, so it needs no fence.
+Guarantees: no more than about ``keep`` events stay, whoever writes. An event is a trace and nothing is decided by it, so it
+needs no fence.
 """
 
 from __future__ import annotations
