@@ -54,7 +54,6 @@ class AssembledNode:
 
     sidecar: Sidecar
     store: Store
-    leader_ttl_s: int
     election: Election
     registry: Registry
 
@@ -93,8 +92,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
             secret_key=resolve(clearml.secret_key, region=known.aws.region),
         )
 
-    leader_ttl_s = _leader_ttl_s(follower)
-    election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=leader_ttl_s)
+    election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=_leader_ttl_s(follower))
     registry = Registry(store, keys, clock)
 
     def leader() -> Leader:
@@ -120,7 +118,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         leader,
         __version__,
     )
-    return AssembledNode(sidecar, store, leader_ttl_s, election, registry)
+    return AssembledNode(sidecar, store, election, registry)
 
 
 def _leader_ttl_s(follower: ConfigFollower) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from types import FrameType
@@ -9,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from scaler_plugin.coordination.codec import to_plain
-from scaler_plugin.coordination.renewal import RenewalThread
+from scaler_plugin.coordination.codec import encode
+from scaler_plugin.coordination.renewal import Renewal, RenewalThread
 from scaler_plugin.node.assembly import assemble
 from scaler_plugin.node.control import ControlSockets
 from scaler_plugin.node.notify import notify
@@ -27,7 +28,7 @@ def run(setup: NodeSetup, directory: Path) -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if request.get("ask") != "report":
             return {"error": "The sidecar only knows the question `report`; is the command of another version?"}
-        report: dict[str, Any] = to_plain(sidecar.report)
+        report: dict[str, Any] = json.loads(encode(sidecar.report))
         return report
 
     sockets = ControlSockets(directory, answer)
@@ -41,7 +42,10 @@ def run(setup: NodeSetup, directory: Path) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     renewal = RenewalThread(
-        [(node.election.renew, node.leader_ttl_s / 3), (node.registry.renew, node.registry.ttl_s / 3)]
+        [
+            Renewal("leadership", node.election.renew, node.election.renew_every_s),
+            Renewal("registration", node.registry.renew, node.registry.renew_every_s),
+        ]
     )
     watch = node.election.watch(sockets.wake)
     log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)

@@ -18,7 +18,7 @@ from scaler_plugin.coordination.published_view import read_view
 from scaler_plugin.coordination.registry import Condemned, Registry, read_nodes
 from scaler_plugin.coordination.retire_lock import claim_retirement
 from scaler_plugin.coordination.store import Store
-from scaler_plugin.core.model import Node, NodeIdentity, NodeRole, NodeState
+from scaler_plugin.core.model import Node, NodeIdentity, NodeRole, NodeState, SlotState
 from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy
 from scaler_plugin.core.ports import Clock, Fleet, Gates, Host, TaskServer
 from scaler_plugin.core.retirement import (
@@ -116,7 +116,7 @@ class Sidecar:
             self._registry.publish(self._node)
             self._lead()
         except Condemned as error:
-            self._end(str(error))
+            self._end_if_unused(str(error))
             return
         except StoreError as error:
             self._heard_of_etcd(error)
@@ -280,6 +280,14 @@ class Sidecar:
         if claimed:
             self._node = leaving
         return claimed
+
+    def _end_if_unused(self, reason: str) -> None:
+        """The leader is terminating this instance; do not wait for it, but never end a task for it either."""
+        if self._ports.gates.close():
+            if not any(slot.state is SlotState.BUSY for slot in self._ports.gates.slots()):
+                self._end(reason)
+                return
+            self._ports.gates.open()
 
     def _end(self, reason: str) -> None:
         log.info("retiring", instance=self._identity.instance_id, reason=reason)
