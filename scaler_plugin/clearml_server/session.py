@@ -139,10 +139,11 @@ class DaemonSession(Session):
             # Keys that somebody has named win over a CLEARML_AUTH_TOKEN that happens to be in the environment.
             headers.pop("Authorization", None)
             auth = HTTPBasicAuth(self._explicit.access_key, self._explicit.secret_key)
-        answer = self._exchange(name, headers, auth, json, params)
+        body = json if params is None else params  # the log-in's wish for a token's life: a query string on a GET
+        answer = self._exchange(name, headers, auth, body)
         if answer.status_code == requests.codes.unauthorized and refresh_token_if_unauthorized:
             self.refresh_token()
-            answer = self._exchange(name, self.add_auth_headers(headers), auth, json, params)
+            answer = self._exchange(name, self.add_auth_headers(headers), auth, body)
         if error := answered(
             answer.status_code, answer.document, name, self._shown_host, self._source, answer.location
         ):
@@ -155,7 +156,6 @@ class DaemonSession(Session):
         headers: Mapping[str, str],
         auth: AuthBase | None,
         body: Any,
-        params: Mapping[str, Any] | None,
     ) -> Answer:
         left = self._deadline - time.monotonic()
         try:
@@ -166,7 +166,6 @@ class DaemonSession(Session):
                 headers={**headers, "X-ClearML-Worker": CALLER, "X-ClearML-Client": self.client},
                 auth=auth or _AsGiven(),
                 json=body,
-                params=params,
                 timeout=(min(CONNECT_TIMEOUT_S, left), left),
                 allow_redirects=False,  # a redirected POST becomes a GET and loses its body and its token
                 stream=True,
