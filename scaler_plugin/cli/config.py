@@ -15,7 +15,9 @@ from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.published_config import push_config, read_config
 from scaler_plugin.errors import ConfigError
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Validate, publish and show a cluster's configuration.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Validate, publish and show a cluster's configuration."
+)
 
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="The configuration, usually scaler.yaml.", show_default=False)
@@ -68,7 +70,7 @@ def show(etcd: EtcdOption = None, cluster: ClusterOption = None, config: ConfigO
     Durations and the order of keys are as the reference has them. References to secrets are printed; what looks like a secret
     in a script or a piece of clearml.conf is shown as ***, and such output is refused by `push` until it is put back.
     """
-    from scaler_plugin.config.strict_yaml import write_yaml  # noqa: PLC0415
+    from scaler_plugin.config.shown import shown_yaml  # noqa: PLC0415
 
     with open_cluster(etcd, cluster, config) as opened:
         published = read_config(opened.store, opened.keys)
@@ -78,7 +80,7 @@ def show(etcd: EtcdOption = None, cluster: ClusterOption = None, config: ConfigO
             " push one with `scaler-sidecar config push scaler.yaml`."
         )
     typer.echo(f"# cluster {published.config.cluster}, revision {published.revision}")
-    typer.echo(write_yaml(published.config.model_dump(mode="json", exclude_unset=True)), nl=False)
+    typer.echo(shown_yaml(published.config), nl=False)
 
 
 @app.command()

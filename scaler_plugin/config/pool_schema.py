@@ -26,7 +26,7 @@ from scaler_plugin.config.section import Section
 from scaler_plugin.core.model import Market
 
 #: ClearML refuses queue names of fewer characters (error 800 of its API).
-QUEUE = Text("a queue name of 3 characters or more", r"\S.*\S", 255)
+QUEUE = Text("a queue name of 3 characters or more", r"\S.+\S", 255)
 INSTANCE_TYPE = Text("an EC2 instance type, such as g5.xlarge", r"[a-z][a-z0-9-]*\.[a-z0-9-]+")
 SUBNET = Text("a subnet id, such as subnet-0a1b2c3d", r"subnet-[a-z0-9]+")
 ZONE = Text("an availability zone, such as eu-central-1a", r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+[a-z0-9-]*[a-z]")

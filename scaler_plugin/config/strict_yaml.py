@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.config.problems import InvalidConfig, Problem
 from scaler_plugin.errors import ConfigError
 
@@ -62,18 +61,3 @@ def _reason(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.constructor.ConstructorError):
         return f"a tag or key that is not plain data (quote a text that begins with !){place}"
     return f"{error.problem}{place}"
-
-
-def write_yaml(data: object) -> str:
-    """Readable YAML: keys in their order, scripts as blocks, what looks like a secret masked."""
-
-    class Dumper(yaml.SafeDumper):
-        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-            super().increase_indent(flow, False)
-
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        masked = mask_secrets(value) if "\n" in value else value
-        return dumper.represent_scalar("tag:yaml.org,2002:str", masked, style="|" if "\n" in masked else None)
-
-    Dumper.add_representer(str, text)
-    return yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)

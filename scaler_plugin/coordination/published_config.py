@@ -64,7 +64,8 @@ class ConfigFollower:
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
-        self._seen: int | None = None  # the mod revision read last, good or bad
+        # What was read last, good or bad. The text too: in an etcd that was set up anew, revisions begin again.
+        self._seen: tuple[int, str] | None = None
         self._good: PublishedConfig | None = None
         self._problem: str | None = None
 
@@ -84,10 +85,10 @@ class ConfigFollower:
         Raises ``StoreError`` when etcd cannot be read, and ``ConfigError`` while there has been no valid configuration yet.
         """
         entry = self._store.get(self._keys.config)
-        revision = entry.mod_revision if entry else 0
-        if revision != self._seen:
+        seen = (entry.mod_revision, entry.value) if entry else (0, "")
+        if seen != self._seen:
             self._read(entry)
-            self._seen = revision
+            self._seen = seen
         if self._good is None:
             raise ConfigError(self._problem or "")
         return self._good.config
