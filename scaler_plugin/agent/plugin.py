@@ -25,8 +25,7 @@ _REFUSED = {
     "--detached": "the plugin must stay in the process that the service manager watches; leave --detached out",
     "--services-mode": "several tasks at once under one agent have no slot of their own; give the pool more slots instead",
     "--dynamic-gpus": "several tasks at once under one agent have no slot of their own; give the pool more slots instead",
-    "--stop": "this command only starts an agent; to let a node end after its task use `scaler-sidecar drain`, "
-    "to stop a stock agent use `clearml-agent daemon --stop`",
+    "--stop": "this command only starts an agent; a stock agent is stopped with `clearml-agent daemon --stop`",
 }
 
 
