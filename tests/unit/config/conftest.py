@@ -12,6 +12,12 @@ def minimal() -> dict[str, Any]:
     return {
         "cluster": "demo",
         "pools": [
-            {"name": "cpu", "queues": ["default"], "instance_types": ["c6i.large"], "ami": "ami-1234", "max_instances": 3}
+            {
+                "name": "cpu",
+                "queues": ["default"],
+                "instance_types": ["c6i.large"],
+                "ami": "ami-1234",
+                "max_instances": 3,
+            }
         ],
     }

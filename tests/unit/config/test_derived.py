@@ -98,5 +98,7 @@ def test_reading_the_published_configuration_needs_neither_yaml_nor_boto3(minima
         "import sys; from scaler_plugin.config.load import parse_json; parse_json(sys.stdin.read());"
         "print([name for name in ('yaml', 'boto3', 'typer', 'rich', 'clearml') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], input=json.dumps(minimal), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(minimal), capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

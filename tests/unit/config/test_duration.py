@@ -7,7 +7,15 @@ from scaler_plugin.config.duration import LONGEST_MS, Duration, parse_duration
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("500ms", 0.5), ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("1d2h3m4s5ms", 93784.005)],
+    [
+        ("500ms", 0.5),
+        ("90s", 90),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1d", 86400),
+        ("1h30m", 5400),
+        ("1d2h3m4s5ms", 93784.005),
+    ],
 )
 def test_a_duration_is_read_in_its_units(text: str, seconds: float) -> None:
     assert parse_duration(text).seconds == seconds
@@ -49,10 +57,11 @@ def test_a_number_without_a_unit_is_refused_as_ambiguous(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", " ", "m", "5 m", "5M", "1.5h", "-5m", "30m1h", "1h1h", "5minutes", "٣s", "1s\n", None, True, [], {}, "never"]
+    "value",
+    ["", " ", "m", "5 m", "5M", "1.5h", "-5m", "30m1h", "1h1h", "5minutes", "٣s", "1s\n", None, True, [], {}, "never"],
 )
 def test_everything_else_is_refused_with_the_forms_that_are_allowed(value: object) -> None:
-    with pytest.raises(ValueError, match="such as 90s, 10m, 2h, 1d or 1h30m$"):
+    with pytest.raises(ValueError, match=r"such as 90s, 10m, 2h, 1d or 1h30m$"):
         parse_duration(value)
 
 

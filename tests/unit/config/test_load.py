@@ -56,7 +56,10 @@ def test_references_to_secrets_stay_references(minimal: dict[str, Any]) -> None:
 
 
 def test_secrets_in_scripts_are_shown_masked_but_stored_as_they_are(minimal: dict[str, Any]) -> None:
-    minimal["pools"][0] |= {"init_script": "export TOKEN=hunter2", "extra_clearml_conf": 'a\nagent.git_pass: "hunter2"\n'}
+    minimal["pools"][0] |= {
+        "init_script": "export TOKEN=hunter2",
+        "extra_clearml_conf": 'a\nagent.git_pass: "hunter2"\n',
+    }
     config = parse_json(json.dumps(minimal))
     assert "hunter2" not in shown_yaml(config)
     assert dump_json(config).count("hunter2") == 2

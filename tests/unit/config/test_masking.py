@@ -19,7 +19,9 @@ def test_what_looks_like_a_secret_is_masked(text: str, shown: str) -> None:
     assert not holds_mask(text)
 
 
-@pytest.mark.parametrize("text", ["agent.git_pass: ${GIT_PASS}", "mkdir -p /data", "echo '***'", "curl https://example.org:80/x"])
+@pytest.mark.parametrize(
+    "text", ["agent.git_pass: ${GIT_PASS}", "mkdir -p /data", "echo '***'", "curl https://example.org:80/x"]
+)
 def test_everything_else_stays(text: str) -> None:
     assert mask_secrets(text) == text
     assert not holds_mask(text)

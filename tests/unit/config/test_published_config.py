@@ -49,7 +49,9 @@ def test_what_was_pushed_is_read_with_its_revision(store: MemoryClient, config: 
     assert read_config(store, KEYS) == (config, revision)
 
 
-def test_the_same_configuration_is_not_written_again(store: MemoryClient, config: ScalerConfig, other: ScalerConfig) -> None:
+def test_the_same_configuration_is_not_written_again(
+    store: MemoryClient, config: ScalerConfig, other: ScalerConfig
+) -> None:
     first = push_config(store, KEYS, config)
     assert push_config(store, KEYS, config) == first
     assert push_config(store, KEYS, other) > first
@@ -67,7 +69,9 @@ def test_of_two_pushers_at_the_same_moment_one_is_refused(
         return entry
 
     monkeypatch.setattr(store, "get", get_and_lose_the_race)
-    with pytest.raises(ScalerError, match="Somebody else pushed a configuration for cluster demo at the same moment; nothing"):
+    with pytest.raises(
+        ScalerError, match="Somebody else pushed a configuration for cluster demo at the same moment; nothing"
+    ):
         push_config(store, KEYS, config)
     published = read_config(store, KEYS)
     assert published is not None
@@ -81,13 +85,17 @@ def test_a_configuration_never_lands_in_another_cluster(store: MemoryClient, con
 
 def test_a_malformed_configuration_in_etcd_can_be_replaced(store: MemoryClient, config: ScalerConfig) -> None:
     write(store, "{")
-    with pytest.raises(ConfigError, match=r"The configuration in etcd \(/scaler-sidecar/demo/config, revision 2\) is not valid JSON"):
+    with pytest.raises(
+        ConfigError, match=r"The configuration in etcd \(/scaler-sidecar/demo/config, revision 2\) is not valid JSON"
+    ):
         read_config(store, KEYS)
     push_config(store, KEYS, config)
     assert read_config(store, KEYS) is not None
 
 
-def test_a_follower_sees_each_push_at_its_next_look(store: MemoryClient, config: ScalerConfig, other: ScalerConfig) -> None:
+def test_a_follower_sees_each_push_at_its_next_look(
+    store: MemoryClient, config: ScalerConfig, other: ScalerConfig
+) -> None:
     follower = ConfigFollower(store, KEYS)
     push_config(store, KEYS, config)
     assert follower.current() == config
@@ -101,7 +109,9 @@ def test_a_follower_parses_only_what_is_new(store: MemoryClient, config: ScalerC
     assert follower.current() is follower.current()
 
 
-def test_a_follower_keeps_the_last_good_one_and_says_why(store: MemoryClient, config: ScalerConfig, other: ScalerConfig) -> None:
+def test_a_follower_keeps_the_last_good_one_and_says_why(
+    store: MemoryClient, config: ScalerConfig, other: ScalerConfig
+) -> None:
     follower = ConfigFollower(store, KEYS)
     revision = push_config(store, KEYS, config)
     follower.current()
@@ -129,7 +139,7 @@ def test_a_follower_ignores_another_clusters_configuration(
 def test_a_follower_without_any_configuration_says_what_to_do(store: MemoryClient, config: ScalerConfig) -> None:
     follower = ConfigFollower(store, KEYS)
     for _ in range(2):
-        with pytest.raises(ConfigError, match="No configuration is published for cluster demo .*; push one with"):
+        with pytest.raises(ConfigError, match=r"No configuration is published for cluster demo .*; push one with"):
             follower.current()
     assert follower.last_good is None
     push_config(store, KEYS, config)

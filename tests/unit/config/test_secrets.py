@@ -35,7 +35,9 @@ def test_a_reference_prints_as_it_was_written(text: str) -> None:
     assert str(parse_secret_ref(text)) == text
 
 
-@pytest.mark.parametrize("value", ["hunter2", "env:", "env:no name", "file:relative", "ssm:no-slash", "vault:hunter2", "", 42, None])
+@pytest.mark.parametrize(
+    "value", ["hunter2", "env:", "env:no name", "file:relative", "ssm:no-slash", "vault:hunter2", "", 42, None]
+)
 def test_what_is_no_reference_is_refused_without_being_repeated(value: object) -> None:
     with pytest.raises(ValueError, match="a reference to the secret: env:NAME") as caught:
         parse_secret_ref(value)
@@ -47,7 +49,9 @@ def test_an_environment_variable_is_read() -> None:
 
 
 def test_a_missing_environment_variable_is_a_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"^The secret env:TOKEN cannot be read: the environment variable TOKEN is not set"):
+    with pytest.raises(
+        ConfigError, match=r"^The secret env:TOKEN cannot be read: the environment variable TOKEN is not set"
+    ):
         resolve(SecretRef(SecretSource.ENV, "TOKEN"), environ={})
 
 
