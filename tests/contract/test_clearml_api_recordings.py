@@ -38,6 +38,10 @@ OUT_OF_SCOPE = {
 NOT_REPLAYED = {
     ("06_sdk_local_run", 20): "auth.validate_token, asked by the server's own file server with the rights of root",
 }
+#: What was there before live traffic began: queues, and tasks waiting in the default queue. All had the project.
+QUEUES_BEFORE = {"06_agent_status_changed_and_long_ping": ["qb-exp", "qcc-exp"]}
+TASKS_BEFORE = {"06_agent_daemon_full": ["qname"]}
+PROJECT_BEFORE = [name for name in LIVE if name not in ("06_agent_daemon_full", "06_sdk_local_run")]
 #: Seconds that passed before a step, where it matters.
 PAUSES = {("04_worker_lifecycle", 24): 2.5, ("04_worker_lifecycle", 27): 3.2}
 
@@ -105,6 +109,22 @@ class Replay:
                 self.stand_in.clock.now += PAUSES.get((scenario, index), 0.01)
             if (scenario, index) not in NOT_REPLAYED:
                 self.step(step, f"{scenario} step {index} {step['path']}", (scenario, index) not in OUT_OF_SCOPE)
+
+    def prepare(self, scenario: str) -> None:
+        """Make what the recording takes for granted."""
+        for queue in QUEUES_BEFORE.get(scenario, []):
+            self.do("queues.create", name=queue)
+        if scenario in PROJECT_BEFORE:
+            self.do("projects.create", name="p-inline")
+        for name in TASKS_BEFORE.get(scenario, []):
+            script = {"binary": "python3", "entry_point": "inline.py", "working_dir": ".", "diff": "print('hi')\n"}
+            task = self.do("tasks.create", name=name, type="training", script=script)["id"]
+            self.do("tasks.enqueue", task=task)
+
+    def do(self, action: str, **data: Any) -> dict[str, Any]:
+        url = f"{self.stand_in.server.url}/{action}"
+        answer: dict[str, Any] = requests.post(url, json=data, auth=("access", "secret"), timeout=10).json()["data"]
+        return answer
 
     def step(self, step: dict[str, Any], where: str, compare: bool) -> None:
         response = self.send(step)
@@ -233,6 +253,20 @@ def test_the_comparison_reports_a_recording_that_was_tampered_with(stand_in: Sta
 @pytest.mark.parametrize("scenario", LIVE)
 def test_recorded_traffic_of_agent_and_sdk_gets_the_same_answers(stand_in: StandIn, scenario: str) -> None:
     replay = Replay(stand_in)
+    replay.prepare(scenario)
     replay.run(scenario)
     print(f"{replay.compared} steps compared")
+    assert replay.differences == []
+
+
+def test_the_watchdog_stops_a_silent_task_and_leaves_queued_ones(stand_in: StandIn) -> None:
+    steps = load("07_watchdog_expt")
+    replay = Replay(stand_in)
+    replay.run("07_watchdog_expt", steps[:9])
+    stand_in.clock.now += 14
+    call = stand_in.dispatcher.new_call("watchdog")
+    with stand_in.state.transaction():
+        stopped = stop_silent_tasks(call, 12)
+    replay.run("07_watchdog_expt", steps[9:])
+    assert len(stopped) == 1
     assert replay.differences == []

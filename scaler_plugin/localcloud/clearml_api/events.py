@@ -38,6 +38,9 @@ def _add_all(call: Call, events: list[Document]) -> Document:
             problems[f"Invalid task id {event.get('task')}"] += 1
         else:
             call.state.add_event(event)
+            if task["id"] not in touched:
+                # As recorded: the statistics are those of the last batch.
+                task["metric_stats"] = {}
             _trace(task, event)
             touched[task["id"]] = task
     for task in touched.values():
@@ -60,7 +63,6 @@ def _trace(task: Document, event: Document) -> None:
         variants = task["last_metrics"].setdefault(_md5(metric), {})
         key = _md5(event.get("variant") or "")
         variants[key] = _last_metric(variants.get(key), event)
-        return
     stats = task["metric_stats"].setdefault(_md5(metric), {"metric": metric, "event_stats_by_type": {}})
     stats["event_stats_by_type"][event["type"]] = {"last_update": event.get("timestamp")}
 
@@ -79,7 +81,8 @@ def _last_metric(known: Document | None, event: Document) -> Document:
         if value > known["max_value"]:
             known.update(max_value=value, max_value_iteration=iteration)
         known["count"] += 1
-        known["mean_value"] += (value - known["mean_value"]) / known["count"]
+        mean = known["mean_value"]
+        known["mean_value"] = round(mean + (value - mean) / known["count"], 2)
     return known
 
 

@@ -157,6 +157,8 @@ def enqueue(call: Call, task_id: str | None = None) -> Document:
         )
         raise
     task["execution"]["queue"] = fields["execution.queue"] = queue_id
+    # From now on an agent runs it: stopping it is no longer a matter of the development machine.
+    task["system_tags"] = [tag for tag in task["system_tags"] if tag != "development"]
     answer: Document = {"fields": fields, "queued": 1, "updated": 1}
     if call.data.get("verify_watched_queue"):
         answer["queue_watched"] = any(queue_id in worker["queues"] for worker in call.workers.values())
