@@ -123,7 +123,7 @@ class MemoryTaskServer:
         self.create_queue(queue)
         if self._queues[queue].holds(task_id):
             # The real server fails here after it has spoiled the task's way back.
-            self._keep(replace(task, status_reason="failed enqueueing", enqueue_status=None))
+            self._keep(replace(task, status_reason="failed enqueueing", status_message="", enqueue_status=None))
             raise _refused(
                 "tasks.enqueue", 706, f"Failed adding task to queue since task is already queued: task={task_id}"
             )
@@ -194,8 +194,10 @@ class MemoryTaskServer:
         if queue not in self._queues:
             raise _refused("queues.get_next_task", 701, f"Invalid queue id: id={queue}")
         task_id = self._queues[queue].pop()
-        if task_id is not None and self._tasks[task_id].status is TaskStatus.STOPPED:
-            self._keep(self._tasks[task_id].moved(TaskStatus.QUEUED, self._clock.now(), by))
+        task = None if task_id is None else self._tasks[task_id]
+        if task is not None and task.status is TaskStatus.STOPPED:
+            now = self._clock.now()
+            self._keep(task.moved(TaskStatus.QUEUED, now, by, task.status_reason, task.status_message))
         return task_id
 
     def started(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
