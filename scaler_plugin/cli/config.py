@@ -16,7 +16,10 @@ from scaler_plugin.coordination.published_config import push_config, read_config
 from scaler_plugin.errors import ConfigError
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Validate, publish and show a cluster's configuration."
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Validate, publish and show a cluster's configuration.",
 )
 
 FileArgument = Annotated[
