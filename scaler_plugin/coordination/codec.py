@@ -24,13 +24,15 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def encode(value: object) -> str:
     """The value as JSON in one line; equal values give equal texts."""
-    return _adapter(type(value)).dump_json(value).decode()
+    kind: Any = type(value)  # mypy takes no type[object] for hashable
+    return _adapter(kind).dump_json(value).decode()
 
 
 def decode(kind: type[T], text: str, key: str = "") -> T:
     """The value that :func:`encode` wrote. ``key`` is named in the error."""
+    hashable: Any = kind
     try:
-        value: T = _adapter(kind).validate_json(text)
+        value: T = _adapter(hashable).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
