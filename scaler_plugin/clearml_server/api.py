@@ -3,8 +3,7 @@
 ``clearml`` is imported with the first call, so that only a process that leads pays for it. A call never waits and tries again
 on its own: the leader backs off. After any failed log-in the next call logs in anew.
 
-The calls and fields are those of the open-source server's API 2.x (see ``docs/architecture.md``); each was checked against
-recordings of apiserver 2.0.0.
+The calls and fields are those of the open-source server's API 2.x; each was checked against recordings of apiserver 2.0.0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The in-memory twin of the ClearML server for the simulated world: queues, tasks and workers with the real server's manners.
 
 It is a :class:`~scaler_plugin.core.ports.TaskServer` and also has the sides of people (create, enqueue, dequeue, stop) and of
-agents (pull, start, report, finish). Which manners matter is listed in ``docs/architecture.md``; the most important ones:
+agents (pull, start, report, finish). Among these manners:
 
 - a pull takes the entry out of the queue at once, and the task stays ``queued`` in no queue ("limbo") until somebody starts it;
 - a worker stays listed for 600 s after its last report, with the task it reported;
