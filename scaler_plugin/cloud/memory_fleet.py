@@ -10,13 +10,13 @@ what is listed, however much has run before. What it does not: it is for one thr
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from scaler_plugin.cloud.memory_faults import Failure, FleetFaults
-from scaler_plugin.core.model import Instance, InstanceId, InstanceState, LaunchId, LaunchRequest
+from scaler_plugin.core.model import Instance, InstanceId, InstanceState, LaunchId, LaunchRequest, PoolName
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.errors import CloudRefused
 
@@ -75,6 +75,7 @@ class MemoryFleet:
         self._due: list[tuple[float, int, InstanceId, InstanceState]] = []
         self._terminated: deque[tuple[float, InstanceId]] = deque()
         self._changes: list[StateChange] = []
+        self._living_of: Counter[PoolName | None] = Counter()
         self._launched = 0
         self._scheduled = 0
 
@@ -106,6 +107,11 @@ class MemoryFleet:
         self._advance()
         changes, self._changes = tuple(self._changes), []
         return changes
+
+    def living_by_pool(self) -> Mapping[PoolName | None, int]:
+        """How many instances of each pool exist and are not ending, at this moment."""
+        self._advance()
+        return self._living_of
 
     def next_change_at(self) -> float | None:
         """The earliest time (epoch seconds) of a change that comes by itself: how far a virtual clock may leap."""
@@ -158,7 +164,7 @@ class MemoryFleet:
         return ids
 
     def _living(self) -> int:
-        return sum(not machine.instance.state.ending for machine in self._machines.values())
+        return sum(self._living_of.values())
 
     def _repeated(self, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
         first_request, ids = self._tokens[token]
@@ -184,6 +190,7 @@ class MemoryFleet:
             zone=zone,
         )
         self._machines[instance_id] = _Machine(instance, request)
+        self._living_of[request.pool] += 1
         self._enter(instance_id, InstanceState.PENDING, now)
         self._schedule(now + self._boot_delay_s, instance_id, InstanceState.RUNNING)
         return instance_id
@@ -193,6 +200,7 @@ class MemoryFleet:
         if machine is None or machine.instance.state.ending:
             return
         now = self._now()
+        self._living_of[machine.request.pool] -= 1
         self._enter(instance_id, InstanceState.SHUTTING_DOWN, now, reason)
         self._schedule(now + self._end_delay_s, instance_id, InstanceState.TERMINATED)
 

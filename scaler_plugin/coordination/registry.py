@@ -65,10 +65,18 @@ class Registry:
                 self._renew(node)  # nobody has renewed for a whole TTL: the record may be gone
 
     def renew(self) -> None:
-        """Renew the lease and see that the record is still there. Call this every ``renew_every_s``."""
-        with self._lock:
+        """Renew the lease and see that the record is still there. Call this every ``renew_every_s``.
+
+        While a :meth:`publish` is under way it is skipped rather than waited for: the thread that renews has the leader's lease
+        to keep alive too, and two more renewals fit into the TTL.
+        """
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._lease is not None and self._node is not None:
                 self._renew(self._node)
+        finally:
+            self._lock.release()
 
     def leave(self) -> None:
         """Take the record away. Never raises; if etcd does not hear of it, the lease runs out."""

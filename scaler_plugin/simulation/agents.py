@@ -1,0 +1,187 @@
+"""The stock agent of the simulated world: polls its queues through the gate, runs tasks, reports, and can be killed.
+
+It does what clearml-agent 3.0 does towards the server (see the recordings in ``tests/recordings/clearml-api``): polls every
+5 s, reports every 30 s, starts a task after the pull as a call of its own, and runs it in a child that outlives the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from scaler_plugin.agent.memory_gates import MemoryAgentSlot, MemorySlots
+from scaler_plugin.clearml_server.memory_client import MemoryTaskClient
+from scaler_plugin.clearml_server.memory_task import TaskStatus
+from scaler_plugin.core.model import QueueName, TaskId, WorkerId
+from scaler_plugin.errors import TaskServerError, TaskServerRefused
+from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
+
+POLL_S = 5.0
+REPORT_S = 30.0
+
+
+class Workload(Protocol):
+    """What tasks do when they run."""
+
+    def duration_s(self, task_id: TaskId) -> float: ...
+
+
+class SimAgent:
+    """One agent process on one slot. ``changed`` tells the sidecar that the slot's state has changed."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        machine: MemorySlots,
+        slot: int,
+        worker_id: WorkerId,
+        queues: tuple[QueueName, ...],
+        server: MemoryTaskClient,
+        workload: Workload,
+        changed: Callable[[], None],
+    ) -> None:
+        self.process = SimProcess(f"agent {worker_id}")
+        self.child: SimProcess | None = None
+        self.task_id: TaskId | None = None
+        self._scheduler = scheduler
+        self._clock = scheduler.clock
+        self._slot = MemoryAgentSlot(machine, slot)
+        self._worker_id = worker_id
+        self._queues = queues
+        self._server = server
+        self._workload = workload
+        self._changed = changed
+        self._reported_at = float("-inf")
+        self._child_done = False
+        self._wake: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        self._wake = self._scheduler.spawn(self.process, self._main)
+
+    def kill(self) -> None:
+        """SIGKILL: the child of a running task lives on, and nobody will complete the task."""
+        self.process.kill()
+        self._slot.crash(task_survives=self.child is not None and self.child.alive)
+
+    def terminate(self) -> None:
+        """The machine shuts down: everything ends. An idle agent says goodbye to the server, as it does on SIGTERM."""
+        self.process.kill()
+        if self.child is not None:
+            self.child.kill()
+        if self.task_id is None:
+            try:
+                self._server.unregister_worker(self._worker_id)
+            except TaskServerError:
+                return
+
+    def _main(self) -> None:
+        self._register()
+        while True:
+            task_id = self._pull()
+            if task_id is not None:
+                self._run(task_id)
+            else:
+                self._report()
+                self._scheduler.sleep(POLL_S)
+
+    def _register(self) -> None:
+        while True:
+            try:
+                self._server.register_worker(self._worker_id, self._queues)
+            except TaskServerError:
+                self._scheduler.sleep(POLL_S)
+            else:
+                return
+
+    def _pull(self) -> TaskId | None:
+        if not self._slot.try_enter_pull():
+            self._changed()
+            return None
+        task_id, queue = None, None
+        try:
+            for queue in self._queues:
+                task_id = self._server.get_next_task(queue)
+                if task_id is not None:
+                    break
+        except TaskServerError:
+            task_id = None
+        self._slot.finish_pull(task_id, queue if task_id is not None else None)
+        self.task_id = task_id
+        self._changed()
+        return task_id
+
+    def _run(self, task_id: TaskId) -> None:
+        if self._begin(task_id):
+            self._run_child(task_id)
+            self._finish(task_id)
+        self.task_id = None
+        self._slot.task_ended()
+        self._changed()
+
+    def _begin(self, task_id: TaskId) -> bool:
+        """Mark the task as started; the agent tries for as long as the server does not answer."""
+        while True:
+            try:
+                self._server.started(task_id)
+                self._server.status_report(self._worker_id, task_id)
+            except TaskServerRefused:
+                return False
+            except TaskServerError:
+                self._scheduler.sleep(POLL_S)
+            else:
+                return True
+
+    def _run_child(self, task_id: TaskId) -> None:
+        self.child = SimProcess(f"task {task_id}")
+        self._child_done = False
+        self._scheduler.spawn(self.child, lambda: self._child_main(task_id, self._workload.duration_s(task_id)))
+        while not self._child_done:
+            self._report(task_id)
+            self._scheduler.sleep(REPORT_S, pokable=True)
+        self.child = None
+
+    def _child_main(self, task_id: TaskId, duration_s: float) -> None:
+        left = duration_s
+        while left > 0 and not self._aborted(task_id):
+            self._scheduler.sleep(min(left, REPORT_S))
+            left -= REPORT_S
+        self._child_done = True
+        self._child_ended()
+        self._wake()
+
+    def _aborted(self, task_id: TaskId) -> bool:
+        """Give a sign of life and see whether somebody has stopped the task, as the agent's monitor does."""
+        try:
+            self._server.ping(task_id)
+            return self._server.task(task_id).status is not TaskStatus.IN_PROGRESS
+        except TaskServerError:
+            return False
+
+    def _child_ended(self) -> None:
+        """The child of a killed agent ends: only then is nothing left on the slot."""
+        if self.child is not None:
+            self.child.alive = False
+        if not self.process.alive:
+            self._slot.survivor_ends()
+            self._changed()
+
+    def _finish(self, task_id: TaskId) -> None:
+        while True:
+            try:
+                self._server.completed(task_id)
+            except TaskServerRefused:
+                return
+            except TaskServerError:
+                self._scheduler.sleep(POLL_S)
+            else:
+                return
+
+    def _report(self, task_id: TaskId | None = None) -> None:
+        now = self._clock.monotonic()
+        if now - self._reported_at < REPORT_S:
+            return
+        try:
+            self._server.status_report(self._worker_id, task_id)
+        except TaskServerError:
+            return
+        self._reported_at = now

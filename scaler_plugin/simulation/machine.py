@@ -1,0 +1,182 @@
+"""One machine of the simulated world: the real :class:`Sidecar` (and, while it leads, the real ``Leader``) on in-memory twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from scaler_plugin.agent.memory_gates import MemoryGates, MemorySlots
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.published_config import ConfigFollower
+from scaler_plugin.coordination.registry import Registry
+from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
+from scaler_plugin.leader.service import Leader
+from scaler_plugin.sidecar.service import NodePorts, Sidecar
+from scaler_plugin.sidecar.settings import FollowedSettings
+from scaler_plugin.simulation.agents import SimAgent
+from scaler_plugin.simulation.scheduler import SimProcess
+
+if TYPE_CHECKING:
+    from scaler_plugin.simulation.world import World
+
+#: systemd starts a service that died again after this long.
+RESTART_S = 2.0
+#: From "shut down" to the end of all processes.
+SHUTDOWN_S = 5.0
+
+
+class SimHost:
+    """The machine's operating system. ``stuck`` makes a shutdown have no effect."""
+
+    def __init__(self, power_off: Callable[[], None]) -> None:
+        self._power_off = power_off
+        self.stuck = False
+
+    def load(self) -> Load:
+        return Load(cpu=0.0, memory=0.0)
+
+    def shut_down(self, reason: str) -> None:
+        if not self.stuck:
+            self._power_off()
+
+
+class SimMachine:
+    """Boots its processes, restarts those that die, and ends. A standby machine has no slot."""
+
+    def __init__(self, world: World, identity: NodeIdentity, slots: int) -> None:
+        self.identity = identity
+        self.world = world
+        self.host = SimHost(self._begin_shutdown)
+        self.on = True
+        self.slots = MemorySlots(slots, world.clock)
+        self.agents: list[SimAgent] = []
+        self.sidecar: Sidecar | None = None
+        self.sidecar_process = SimProcess("")
+        self.store = world.store.client(identity.instance_id)
+        self.server = world.server.client(identity.instance_id)
+        self.fleet = world.fleet_client(identity.instance_id)
+        self._gates = MemoryGates(self.slots)
+        self._poke: Callable[[], None] = lambda: None
+        self._shutting_down = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether an agent of the machine holds a task, from its pull to its end, or a child of one lives."""
+        return any(agent.task_id is not None for agent in self.agents) or any(s.task_lives for s in self.slots.slots)
+
+    @property
+    def leads(self) -> bool:
+        return self.sidecar is not None and self.sidecar_process.alive and self.sidecar.report.term is not None
+
+    def boot(self) -> None:
+        """Start everything that the image's units start."""
+        self.start_sidecar()
+        for index in range(len(self.slots.slots)):
+            self.start_agent(index)
+
+    def start_agent(self, slot: int) -> None:
+        pool = self.world.policy.pool(self.identity.pool)
+        queues = pool.queues if pool else ()
+        agent = SimAgent(
+            self.world.scheduler,
+            self.slots,
+            slot,
+            self.identity.worker_id(slot, len(self.slots.slots)),
+            queues,
+            self.server,
+            self.world.workload,
+            self.poke,
+        )
+        self.agents = [*self.agents[:slot], agent, *self.agents[slot + 1 :]]
+        agent.start()
+
+    def start_sidecar(self) -> None:
+        """A new process: nothing of an earlier one's memory is left."""
+        world, clock, keys = self.world, self.world.clock, self.world.keys
+        self._gates = MemoryGates(self.slots)
+        follower = ConfigFollower(self.store, keys)
+        settings = FollowedSettings(follower, lambda _config, _pool, _launch: "")
+        election = Election(self.store, keys, self.identity.instance_id, clock, ttl_s=world.leader_ttl_s)
+        registry = Registry(self.store, keys, clock)
+        rng = Random(world.rng.getrandbits(32))
+
+        def leader() -> Leader:
+            return Leader(
+                self.identity.instance_id,
+                self.store,
+                keys,
+                election,
+                self.server,
+                self.fleet,
+                settings.for_leader,
+                clock,
+                rng,
+            )
+
+        ports = NodePorts(self.store, self._gates, self.host, clock, lambda: self.fleet, lambda: self.server)
+        sidecar = self.sidecar = Sidecar(
+            self.identity, keys, ports, settings, election, registry, leader, version="simulated"
+        )
+        process = self.sidecar_process = SimProcess(f"sidecar {self.identity.instance_id}")
+
+        def main() -> None:
+            election.watch(self.poke)
+            while True:
+                sidecar.step()
+                pause_s = sidecar.seconds_to_next_step()
+                leading = election.leadership is not None
+                world.scheduler.sleep(pause_s if leading else max(pause_s, world.step_s), pokable=True)
+
+        self._poke = world.scheduler.spawn(process, main)
+        for renew, every_s in ((election.renew, election.renew_every_s), (registry.renew, registry.renew_every_s)):
+            world.scheduler.spawn(process, world.renewing(renew, every_s))
+
+    def poke(self) -> None:
+        """Wake the sidecar up, as its sockets and its watch do."""
+        if self.sidecar_process.alive:
+            self._poke()
+
+    def kill_sidecar(self) -> None:
+        """SIGKILL; systemd starts it again."""
+        self.sidecar_process.kill()
+        self._gates.crash()
+        self.store.close()  # its connections
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_sidecar() if self.on else None)
+
+    def kill_agent(self, slot: int) -> None:
+        """SIGKILL; systemd starts it again. The task's child lives on."""
+        self.agents[slot].kill()
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self.on else None)
+        self.poke()
+
+    def power_off(self) -> None:
+        """Everything on the machine ends at this moment."""
+        self.on = False
+        self.sidecar_process.kill()
+        for agent in self.agents:
+            agent.process.kill()
+            if agent.child is not None:
+                agent.child.kill()
+
+    def _begin_shutdown(self) -> None:
+        if not self._shutting_down:
+            self._shutting_down = True
+            self.world.scheduler.call_later(SHUTDOWN_S, self._finish_shutdown)
+
+    def _finish_shutdown(self) -> None:
+        if not self.on:
+            return
+        self.world.about_to_shut_down(self)
+        for agent in self.agents:
+            agent.terminate()
+        if self.sidecar is not None and self.sidecar_process.alive:
+            self.sidecar_process.kill()
+            self.sidecar.stop()
+        self.power_off()
+        self.world.fleet.guest_shut_down(self.identity.instance_id)
+
+
+def standby_identity(cluster: str) -> NodeIdentity:
+    return NodeIdentity(cluster, InstanceId("standby-1"), NodeRole.STANDBY, instance_type="standby")

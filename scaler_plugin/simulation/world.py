@@ -1,0 +1,147 @@
+"""A whole cluster on one virtual clock: ClearML, EC2 and etcd in memory, and machines that run the real services.
+
+The world boots a machine for every instance that EC2 starts, and ends it with the instance. What happens in it beyond that
+(arrivals, faults) is put on its schedule from outside; what must hold is checked by :mod:`scaler_plugin.simulation.invariants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from scaler_plugin.clearml_server.memory import WATCHDOG_ROUND_S, MemoryTaskServer
+from scaler_plugin.cloud.memory_fleet import MemoryFleet
+from scaler_plugin.config.policy import cluster_policy
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.memory_store import MemoryStore
+from scaler_plugin.coordination.published_config import push_config
+from scaler_plugin.core.model import InstanceId, InstanceState, NodeIdentity, NodeRole, QueueName, TaskId
+from scaler_plugin.core.ports import Fleet
+from scaler_plugin.errors import StoreError
+from scaler_plugin.simulation.clock import VirtualClock
+from scaler_plugin.simulation.machine import SimMachine, standby_identity
+from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
+from scaler_plugin.simulation.workload import Durations
+
+
+class World:
+    """``step_s`` is how often a sidecar looks when nothing wakes it: coarser than in life, to let a day pass in seconds."""
+
+    def __init__(
+        self,
+        config: ScalerConfig,
+        seed: int,
+        *,
+        boot_s: float = 60.0,
+        step_s: float = 15.0,
+    ) -> None:
+        self.rng = Random(seed)
+        self.clock = VirtualClock()
+        self.scheduler = Scheduler(self.clock)
+        self.store = MemoryStore(self.clock)
+        self.server = MemoryTaskServer(self.clock)
+        #: EC2's wall clock is its own and never jumps.
+        self._ec2_epoch = self.clock.now() - self.clock.monotonic()
+        self.fleet = MemoryFleet(config.cluster, self.clock, boot_delay_s=boot_s)
+        self.keys = Keys(config.prefix, config.cluster)
+        self.policy = cluster_policy(config)
+        self.leader_ttl_s = round(config.leader_ttl.seconds)
+        self.step_s = step_s
+        self.workload = Durations()
+        self.machines: dict[InstanceId, SimMachine] = {}
+        #: Called after every step of the world, with it; raises when something does not hold.
+        self.watchers: list[Callable[[World], None]] = []
+        #: Machines that shut down by their own decision while they held a task: must stay empty.
+        self.killed_by_retiring: list[tuple[InstanceId, float]] = []
+        push_config(self.store.client("people"), self.keys, config)
+        self.standby = SimMachine(self, standby_identity(config.cluster), slots=0)
+        self.standby.boot()
+        self.scheduler.spawn(SimProcess("ClearML watchdog"), self._watchdog)
+
+    def fleet_client(self, _machine: InstanceId) -> Fleet:
+        """EC2 as one machine reaches it."""
+        return self.fleet
+
+    def submit(self, queue: QueueName, duration_s: float) -> TaskId:
+        """Somebody enqueues a task that will run for so long."""
+        task_id = self.server.create_task()
+        self.workload.set(task_id, duration_s)
+        self.server.enqueue(task_id, queue)
+        return task_id
+
+    def run_until(self, monotonic: float) -> None:
+        """Let the world live until this moment of its monotonic clock."""
+        while (due := self._next_due()) is not None and due <= monotonic:
+            self.clock.advance(max(0.0, due - self.clock.monotonic()))
+            self.store.tick()
+            self._follow_ec2()
+            if (own := self.scheduler.next_due()) is not None and own <= self.clock.monotonic():
+                self.scheduler.run_one()
+                self._follow_ec2()
+            for watch in self.watchers:
+                watch(self)
+        self.clock.advance(max(0.0, monotonic - self.clock.monotonic()))
+
+    def close(self) -> None:
+        self.scheduler.close()
+
+    def renewing(self, renew: Callable[[], None], every_s: float) -> Callable[[], None]:
+        """The body of a renewal's thread: on its interval, sooner after a failure, as ``coordination.renewal`` does it."""
+
+        def body() -> None:
+            while True:
+                self.scheduler.sleep(every_s)
+                try:
+                    renew()
+                except StoreError:
+                    self.scheduler.sleep(every_s / 4)
+
+        return body
+
+    def about_to_shut_down(self, machine: SimMachine) -> None:
+        """A machine that decided to end is about to stop its processes: the moment at which a task would be killed."""
+        if machine.busy:
+            self.killed_by_retiring.append((machine.identity.instance_id, self.clock.monotonic()))
+
+    def living_instances(self) -> list[InstanceId]:
+        return [instance_id for instance_id, machine in self.machines.items() if machine.on]
+
+    def _next_due(self) -> float | None:
+        ec2 = self.fleet.next_change_at()
+        candidates = [
+            self.scheduler.next_due(),
+            self.store.next_expiry(),
+            None if ec2 is None else ec2 - self._ec2_epoch,
+        ]
+        return min((due for due in candidates if due is not None), default=None)
+
+    def _follow_ec2(self) -> None:
+        for change in self.fleet.take_changes():
+            if change.state is InstanceState.RUNNING:
+                self._boot(change.instance_id)
+            elif change.state.ending:
+                machine = self.machines.get(change.instance_id)
+                if machine is not None and machine.on:
+                    machine.power_off()
+
+    def _boot(self, instance_id: InstanceId) -> None:
+        request = self.fleet.request_of(instance_id)
+        pool = self.policy.pool(request.pool)
+        identity = NodeIdentity(
+            request.cluster,
+            instance_id,
+            NodeRole.WORKER,
+            request.pool,
+            request.instance_type,
+            request.market,
+            request.zone or "",
+            request.launch_id,
+        )
+        machine = self.machines[instance_id] = SimMachine(self, identity, pool.slots_per_node if pool else 1)
+        machine.boot()
+
+    def _watchdog(self) -> None:
+        while True:
+            self.scheduler.sleep(WATCHDOG_ROUND_S)
+            self.server.run_watchdog()
