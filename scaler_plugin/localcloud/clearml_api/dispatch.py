@@ -8,12 +8,22 @@ from __future__ import annotations
 import json
 import re
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import parse_qs
 
-from scaler_plugin.localcloud.clearml_api import events, projects, queues, server_info, task_parts, task_status, tasks
+from scaler_plugin.localcloud.clearml_api import (
+    events,
+    projects,
+    queues,
+    server_info,
+    task_parts,
+    task_queries,
+    task_status,
+    tasks,
+)
 from scaler_plugin.localcloud.clearml_api import workers as workers_module
 from scaler_plugin.localcloud.clearml_api.answers import API_VERSION, ApiError, Document, envelope
 from scaler_plugin.localcloud.clearml_api.call import Call, Endpoint
@@ -24,6 +34,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     **server_info.ENDPOINTS,
     **queues.ENDPOINTS,
     **tasks.ENDPOINTS,
+    **task_queries.ENDPOINTS,
     **task_status.ENDPOINTS,
     **task_parts.ENDPOINTS,
     **workers_module.ENDPOINTS,
@@ -114,7 +125,11 @@ class Dispatcher:
                 encoded = json.dumps(envelope(action, version, endpoint.since, data)).encode()
         except ApiError as error:
             failure = error
-            encoded = json.dumps(envelope(action, version, endpoint.since, error=error)).encode()
+        except Exception as error:  # a request of a shape nobody foresaw must not look like a lost connection
+            traceback.print_exc()
+            failure = ApiError(500, 0, f"General error ({error!r})")
+        if failure:
+            encoded = json.dumps(envelope(action, version, endpoint.since, error=failure)).encode()
         first = call.batch[0] if call.batch else call.data
         worker, task = first.get("worker"), first.get("task") or _popped(data)
         return Answer(failure.status if failure else 200, encoded, str(worker or request.caller), str(task or ""))

@@ -179,8 +179,7 @@ def _extended(call: Call, queue: Document) -> Document:
     answer["company"] = {"id": COMPANY_ID}
     for entry in answer["entries"]:
         entry["task"] = {"id": entry["task"], **_named(call.tasks.get(entry["task"]))}
-    watching = [worker for worker in call.workers.values() if queue["id"] in worker["queues"]]
-    answer["workers"] = [_watcher(call, worker) for worker in watching if _alive(call, worker)]
+    answer["workers"] = [_watcher(call, worker) for worker in watching(call, queue["id"])]
     return answer
 
 
@@ -188,9 +187,14 @@ def _named(task: Document | None) -> Document:
     return {"name": task["name"]} if task else {}
 
 
-def _alive(call: Call, worker: Document) -> bool:
-    last_seen = datetime.fromisoformat(worker["last_activity_time"])
-    return bool((call.now - last_seen).total_seconds() < worker["register_timeout"])
+def watching(call: Call, queue_id: str) -> list[Document]:
+    """The living workers that serve the queue."""
+
+    def alive(worker: Document) -> bool:
+        last_seen = datetime.fromisoformat(worker["last_activity_time"])
+        return bool((call.now - last_seen).total_seconds() < worker["register_timeout"])
+
+    return [worker for worker in call.workers.values() if queue_id in worker["queues"] and alive(worker)]
 
 
 def _watcher(call: Call, worker: Document) -> Document:

@@ -19,7 +19,7 @@ from scaler_plugin.localcloud.clearml_api.answers import (
     invalid_task,
 )
 from scaler_plugin.localcloud.clearml_api.call import Call, Endpoint
-from scaler_plugin.localcloud.clearml_api.queues import add_entry, default_queue_id, queue_id_of_name
+from scaler_plugin.localcloud.clearml_api.queues import add_entry, default_queue_id, queue_id_of_name, watching
 
 #: Where a task may go from each status without force. Staying where it is, is always allowed.
 ALLOWED = {
@@ -161,7 +161,7 @@ def enqueue(call: Call, task_id: str | None = None) -> Document:
     task["system_tags"] = [tag for tag in task["system_tags"] if tag != "development"]
     answer: Document = {"fields": fields, "queued": 1, "updated": 1}
     if call.data.get("verify_watched_queue"):
-        answer["queue_watched"] = any(queue_id in worker["queues"] for worker in call.workers.values())
+        answer["queue_watched"] = any(watching(call, queue_id))
     return answer
 
 

@@ -1,20 +1,17 @@
-"""Tasks as documents: create, clone, edit, find. What moves a task through its life is in ``task_status``."""
+"""Tasks as documents: create, clone, edit. Finding them is in ``task_queries``, their life in ``task_status``."""
 
 from __future__ import annotations
 
 import copy
 import uuid
-from typing import Any
 
 from scaler_plugin.localcloud.clearml_api.answers import (
     COMPANY_ID,
     USER_ID,
     ApiError,
     Document,
-    invalid_task_ids,
 )
 from scaler_plugin.localcloud.clearml_api.call import Call, Endpoint
-from scaler_plugin.localcloud.clearml_api.query import project_fields, scroll_position, select
 from scaler_plugin.localcloud.clearml_api.task_status import task_of
 
 TASK_TYPES = [
@@ -30,55 +27,6 @@ TASK_TYPES = [
     "qc",
     "custom",
 ]
-
-TASK_FIELDS = frozenset(
-    [
-        "id",
-        "company",
-        "user",
-        "name",
-        "type",
-        "status",
-        "status_reason",
-        "status_message",
-        "status_changed",
-        "comment",
-        "report",
-        "report_assets",
-        "created",
-        "started",
-        "completed",
-        "published",
-        "active_duration",
-        "parent",
-        "project",
-        "output",
-        "execution",
-        "tags",
-        "system_tags",
-        "script",
-        "last_worker",
-        "last_worker_report",
-        "last_update",
-        "last_change",
-        "last_iteration",
-        "last_metrics",
-        "unique_metrics",
-        "metric_stats",
-        "hyperparams",
-        "configuration",
-        "runtime",
-        "models",
-        "container",
-        "last_changed_by",
-        "enqueue_status",
-        "company_origin",
-        "completed_by",
-    ]
-)
-
-#: Never shown unless asked for by name.
-QUIET_FIELDS = frozenset(("enqueue_status",))
 
 #: What a client may set.
 EDITABLE = (
@@ -279,85 +227,6 @@ def unarchive_many(call: Call) -> Document:
     return {"succeeded": [{"id": task["id"], "unarchived": True} for task in found], "failed": []}
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-def _shown(task: Document, only: list[str] | None = None) -> Document:
-    if only:
-        return project_fields(task, only)
-    return {name: value for name, value in task.items() if name not in QUIET_FIELDS}
-
-
-def get_by_id(call: Call) -> Document:
-    """One task."""
-    try:
-        return {"task": _shown(call.tasks[call.data["task"]], call.data.get("only_fields"))}
-    except KeyError:
-        raise invalid_task_ids(call.data["task"]) from None
-
-
-def _found(call: Call) -> list[Document]:
-    wanted = call.data.get("id")
-    if wanted is None:
-        candidates = list(call.tasks.values())
-    else:
-        ids = set([wanted] if isinstance(wanted, str) else wanted)
-        candidates = [task for task_id, task in call.tasks.items() if task_id in ids] if len(ids) > 20 else []
-        candidates = candidates or [call.tasks[task_id] for task_id in ids if task_id in call.tasks]
-        candidates.sort(key=lambda task: str(task["created"]))
-    return select(call.data, candidates, TASK_FIELDS)
-
-
-def _scrolled(call: Call, answer: Document) -> Document:
-    if call.data.get("scroll_id") or call.data.get("size"):
-        position = scroll_position(call.data) + len(answer["tasks"])
-        answer["scroll_id"] = f"{uuid.uuid4().hex}-{position}"
-    return answer
-
-
-def get_all(call: Call) -> Document:
-    """Tasks by filter."""
-    only = call.data.get("only_fields")
-    return _scrolled(call, {"tasks": [_shown(task, only) for task in _found(call)]})
-
-
-def get_all_ex(call: Call) -> Document:
-    """Tasks by filter, with what they refer to in place of its id. A field of a reference brings its id along."""
-    only = list(call.data.get("only_fields") or ())
-    only += [path.replace(".name", ".id") for path in only if path.endswith(".name")]
-    return _scrolled(call, {"tasks": [_shown(_joined(call, task), only) for task in _found(call)]})
-
-
-def get_by_id_ex(call: Call) -> Document:
-    """Tasks by id (or other filters), with what they refer to in place of its id."""
-    return get_all_ex(call)
-
-
-def _joined(call: Call, task: Document) -> Document:
-    joined: Document = {
-        **task,
-        "user": {"id": task["user"], "name": "Default User"},
-        "company": {"id": COMPANY_ID, "name": "clearml"},
-    }
-
-    def named(kind: str, identifier: str) -> dict[str, Any]:
-        other = call.state.documents[kind].get(identifier)
-        return {"id": identifier, **({"name": other["name"]} if other else {})}
-
-    if "project" in task:
-        joined["project"] = named("project", task["project"])
-    if "parent" in task:
-        joined["parent"] = named("task", task["parent"])
-    if "queue" in task["execution"]:
-        joined["execution"] = {**task["execution"], "queue": named("queue", task["execution"]["queue"])}
-    return joined
-
-
-def get_types(call: Call) -> Document:
-    """The types in use."""
-    return {"types": sorted({task["type"] for task in call.tasks.values()})}
-
-
 TASK = {"task": str}
 
 ENDPOINTS = {
@@ -369,9 +238,4 @@ ENDPOINTS = {
     "tasks.ping": Endpoint(ping, required=TASK),
     "tasks.archive": Endpoint(archive, required={"tasks": list}),
     "tasks.unarchive_many": Endpoint(unarchive_many, required={"ids": list}),
-    "tasks.get_by_id": Endpoint(get_by_id, required=TASK),
-    "tasks.get_by_id_ex": Endpoint(get_by_id_ex),
-    "tasks.get_all": Endpoint(get_all),
-    "tasks.get_all_ex": Endpoint(get_all_ex),
-    "tasks.get_types": Endpoint(get_types),
 }
