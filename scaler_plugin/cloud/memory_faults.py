@@ -28,7 +28,7 @@ class Failure(str, Enum):
 
 @dataclass(frozen=True)
 class Shortage:
-    """EC2 has only ``available`` more of these to give; ``None`` stands for every type, market or zone."""
+    """EC2 gives at most ``available`` of these per call; ``None`` stands for every type, market or zone."""
 
     instance_type: str | None = None
     market: Market | None = None

@@ -6,6 +6,7 @@ import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 
 import pytest
 
@@ -31,6 +32,7 @@ REQUEST = LaunchRequest(
     user_data="cluster: demo\n",
 )
 
+CLUSTER_NUMBERS = count(1)
 UNKNOWN = InstanceId("i-00000000000000bad")
 
 
@@ -39,6 +41,7 @@ class World:
     """The port under test, and what happens around it."""
 
     fleet: Fleet
+    request: LaunchRequest
     boot: Callable[[InstanceId], None]
     end: Callable[[InstanceId], None]
     shut_down_guest: Callable[[InstanceId], None]
@@ -47,12 +50,17 @@ class World:
     lack: Callable[[Shortage], None]
     lag: Callable[[float], None]
 
+    def run(self, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
+        # All tests share one double, each with a cluster and tokens of its own.
+        return self.fleet.run_instances(request, f"{self.request.cluster}-{token}")
+
 
 def memory_world() -> World:
     clock = VirtualClock()
     fleet = MemoryFleet("demo", clock, boot_delay_s=30, end_delay_s=5, images={DEMO_IMAGE_ID})
     return World(
         fleet,
+        replace(REQUEST, cluster="demo"),
         boot=lambda _: clock.advance(31),
         end=lambda _: clock.advance(6),
         shut_down_guest=fleet.guest_shut_down,
@@ -63,7 +71,7 @@ def memory_world() -> World:
     )
 
 
-def ec2_world(url: str) -> World:
+def ec2_world(url: str, cluster: str) -> World:
     def post(path: str, value: object) -> None:
         body = value.encode() if isinstance(value, str) else json.dumps(value).encode()
         urllib.request.urlopen(urllib.request.Request(url + path, data=body)).close()
@@ -84,7 +92,8 @@ def ec2_world(url: str) -> World:
         post("/_faults", fault)
 
     return World(
-        Ec2Fleet("demo", region="eu-west-1", endpoint_url=url),
+        Ec2Fleet(cluster, region="eu-west-1", endpoint_url=url),
+        replace(REQUEST, cluster=cluster),
         boot=lambda i: post(f"/_instances/{i}/state", {"state": "running"}),
         end=lambda i: post(f"/_instances/{i}/state", {"state": "terminated"}),
         shut_down_guest=lambda i: post(f"/_instances/{i}/shutdown", {}),
@@ -95,16 +104,23 @@ def ec2_world(url: str) -> World:
     )
 
 
+@pytest.fixture(scope="module")
+def double_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    double = Ec2DoubleProcess(tmp_path_factory.mktemp("ec2"))
+    yield double.start()
+    double.stop()
+
+
 @pytest.fixture(params=["memory", pytest.param("ec2", marks=pytest.mark.real)])
-def world(request: pytest.FixtureRequest, tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     if request.param == "memory":
         yield memory_world()
         return
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    double = Ec2DoubleProcess(tmp_path)
-    yield ec2_world(double.start())
-    double.stop()
+    url: str = request.getfixturevalue("double_url")
+    yield ec2_world(url, f"demo-{next(CLUSTER_NUMBERS)}")
+    urllib.request.urlopen(urllib.request.Request(f"{url}/_faults", method="DELETE")).close()
 
 
 def states(world: World) -> list[InstanceState]:
@@ -112,60 +128,61 @@ def states(world: World) -> list[InstanceState]:
 
 
 def test_a_launch_starts_its_whole_count_and_says_at_once_which(world: World) -> None:
-    ids = world.fleet.run_instances(REQUEST, "token")
+    ids = world.run(world.request, "token")
     assert len(set(ids)) == 3
     assert states(world) == [InstanceState.PENDING] * 3
 
 
 def test_an_instance_is_listed_with_what_it_was_launched_for(world: World) -> None:
-    (instance_id,) = world.fleet.run_instances(replace(REQUEST, count=1, market=Market.SPOT), "token")
+    (instance_id,) = world.run(replace(world.request, count=1, market=Market.SPOT), "token")
     (instance,) = world.fleet.instances()
     assert instance.instance_id == instance_id
-    assert (instance.pool, instance.launch_id) == (REQUEST.pool, REQUEST.launch_id)
+    assert (instance.pool, instance.launch_id) == (world.request.pool, world.request.launch_id)
     assert (instance.instance_type, instance.market, instance.zone) == ("t3.micro", Market.SPOT, "eu-west-1b")
 
 
 def test_a_repeated_call_starts_nothing_and_gives_the_same_instances(world: World) -> None:
-    assert world.fleet.run_instances(REQUEST, "token") == world.fleet.run_instances(REQUEST, "token")
+    assert world.run(world.request, "token") == world.run(world.request, "token")
     assert len(world.fleet.instances()) == 3
 
 
 def test_another_token_starts_others(world: World) -> None:
-    assert not set(world.fleet.run_instances(REQUEST, "a")) & set(world.fleet.run_instances(REQUEST, "b"))
+    assert not set(world.run(world.request, "a")) & set(world.run(world.request, "b"))
 
 
 @pytest.mark.parametrize("change", [{"count": 2}, {"user_data": "other"}, {"tags": ()}, {"market": Market.SPOT}])
 def test_a_token_is_refused_for_another_request(world: World, change: dict[str, object]) -> None:
-    world.fleet.run_instances(REQUEST, "token")
+    world.run(world.request, "token")
     with pytest.raises(CloudRefused) as refused:
-        world.fleet.run_instances(replace(REQUEST, **change), "token")
+        world.run(replace(world.request, **change), "token")
     assert refused.value.code == "IdempotentParameterMismatch"
     assert len(world.fleet.instances()) == 3
 
 
 def test_a_token_whose_instances_have_ended_starts_no_others(world: World) -> None:
-    (instance_id,) = world.fleet.run_instances(replace(REQUEST, count=1), "token")
+    (instance_id,) = world.run(replace(world.request, count=1), "token")
     world.fleet.terminate([instance_id])
     world.end(instance_id)
     with pytest.raises(CloudRefused) as refused:
-        world.fleet.run_instances(replace(REQUEST, count=1), "token")
+        world.run(replace(world.request, count=1), "token")
     assert refused.value.code == "IdempotentInstanceTerminated"
 
 
 def test_a_token_of_more_than_64_characters_is_refused(world: World) -> None:
-    world.fleet.run_instances(REQUEST, "t" * 64)
+    longest = world.request.cluster.ljust(64, "-")
+    world.fleet.run_instances(world.request, longest)
     with pytest.raises(CloudRefused):
-        world.fleet.run_instances(REQUEST, "t" * 65)
+        world.fleet.run_instances(world.request, longest + "-")
 
 
 def test_an_instance_runs_when_it_has_booted(world: World) -> None:
-    (instance_id,) = world.fleet.run_instances(replace(REQUEST, count=1), "token")
+    (instance_id,) = world.run(replace(world.request, count=1), "token")
     world.boot(instance_id)
     assert states(world) == [InstanceState.RUNNING]
 
 
 def test_a_terminated_instance_first_shuts_down(world: World) -> None:
-    (instance_id,) = world.fleet.run_instances(replace(REQUEST, count=1), "token")
+    (instance_id,) = world.run(replace(world.request, count=1), "token")
     world.fleet.terminate([instance_id])
     assert states(world) == [InstanceState.SHUTTING_DOWN]
     world.end(instance_id)
@@ -173,14 +190,14 @@ def test_a_terminated_instance_first_shuts_down(world: World) -> None:
 
 
 def test_a_guest_that_shuts_down_ends_its_instance(world: World) -> None:
-    (instance_id,) = world.fleet.run_instances(replace(REQUEST, count=1), "token")
+    (instance_id,) = world.run(replace(world.request, count=1), "token")
     world.boot(instance_id)
     world.shut_down_guest(instance_id)
     assert states(world) == [InstanceState.SHUTTING_DOWN]
 
 
 def test_terminating_twice_or_the_unknown_is_no_error_and_spares_nobody(world: World) -> None:
-    first, second, third = world.fleet.run_instances(REQUEST, "token")
+    first, second, third = world.run(world.request, "token")
     world.fleet.terminate([first])
     world.fleet.terminate([UNKNOWN, first, InstanceId("i-00000000000000bae"), second])
     world.fleet.terminate([UNKNOWN])
@@ -190,29 +207,28 @@ def test_terminating_twice_or_the_unknown_is_no_error_and_spares_nobody(world: W
 
 
 def test_the_instances_of_a_launch_are_found_by_its_tag(world: World) -> None:
-    ids = world.fleet.run_instances(REQUEST, "a")
-    world.fleet.run_instances(replace(REQUEST, launch_id=LaunchId("l-2")), "b")
+    ids = world.run(world.request, "a")
+    world.run(replace(world.request, launch_id=LaunchId("l-2")), "b")
     world.fleet.terminate(ids[:1])
     assert {i.instance_id for i in world.fleet.instances_of(LaunchId("l-1"))} == set(ids)
     assert world.fleet.instances_of(LaunchId("l-3")) == ()
 
 
 def test_the_instances_of_another_cluster_are_not_seen(world: World) -> None:
-    world.fleet.run_instances(replace(REQUEST, cluster="demo2"), "token")
+    world.run(replace(world.request, cluster=world.request.cluster + "2"), "token")
     assert world.fleet.instances() == ()
-    assert world.fleet.instances_of(REQUEST.launch_id) == ()
+    assert world.fleet.instances_of(world.request.launch_id) == ()
 
 
 def test_a_listing_holds_more_than_one_page(world: World) -> None:
     for number in range(105):
-        world.fleet.run_instances(replace(REQUEST, count=1), f"token-{number}")
+        world.run(replace(world.request, count=1), f"token-{number}")
     assert len(world.fleet.instances()) == 105
 
 
 def test_the_console_is_empty_until_something_was_written(world: World) -> None:
     nitro, xen = (
-        world.fleet.run_instances(replace(REQUEST, count=1, instance_type=name), name)[0]
-        for name in ("t3.micro", "t2.micro")
+        world.run(replace(world.request, count=1, instance_type=name), name)[0] for name in ("t3.micro", "t2.micro")
     )
     assert world.fleet.console_output(nitro) == ""
     assert world.fleet.console_output(UNKNOWN) == ""
@@ -223,7 +239,7 @@ def test_the_console_is_empty_until_something_was_written(world: World) -> None:
 
 def test_an_unknown_image_is_refused(world: World) -> None:
     with pytest.raises(CloudRefused) as refused:
-        world.fleet.run_instances(replace(REQUEST, image_id="ami-0123456789abcdef0"), "token")
+        world.run(replace(world.request, image_id="ami-0123456789abcdef0"), "token")
     assert refused.value.code == "InvalidAMIID.NotFound"
     assert world.fleet.instances() == ()
 
@@ -231,43 +247,43 @@ def test_an_unknown_image_is_refused(world: World) -> None:
 def test_no_capacity_is_refused_for_that_type_market_and_zone_only(world: World) -> None:
     world.lack(Shortage("t3.micro", Market.SPOT, "eu-west-1b"))
     with pytest.raises(CloudRefused) as refused:
-        world.fleet.run_instances(replace(REQUEST, market=Market.SPOT), "a")
+        world.run(replace(world.request, market=Market.SPOT), "a")
     assert refused.value.code == "InsufficientInstanceCapacity"
     for number, change in enumerate(
         ({"market": Market.ON_DEMAND}, {"zone": "eu-west-1a"}, {"instance_type": "t3.small"}),
     ):
-        request = replace(REQUEST, **{"market": Market.SPOT, **change})
-        assert len(world.fleet.run_instances(request, f"b{number}")) == 3
+        request = replace(world.request, **{"market": Market.SPOT, **change})
+        assert len(world.run(request, f"b{number}")) == 3
 
 
 def test_a_token_that_was_refused_may_be_tried_again(world: World) -> None:
     world.fail_launch(Failure.REFUSED)
     with pytest.raises(CloudRefused) as refused:
-        world.fleet.run_instances(REQUEST, "token")
+        world.run(world.request, "token")
     assert refused.value.code == "UnauthorizedOperation"
-    assert len(world.fleet.run_instances(REQUEST, "token")) == 3
+    assert len(world.run(world.request, "token")) == 3
 
 
 def test_ec2_starts_as_many_as_it_has(world: World) -> None:
     world.lack(Shortage("t3.micro", available=2))
-    ids = world.fleet.run_instances(REQUEST, "token")
+    ids = world.run(world.request, "token")
     assert len(ids) == 2
-    assert world.fleet.run_instances(REQUEST, "token") == ids
+    assert world.run(world.request, "token") == ids
 
 
 @pytest.mark.parametrize("failure", [Failure.LOST_REQUEST, Failure.LOST_ANSWER, Failure.THROTTLED])
 def test_after_an_unknown_outcome_the_same_call_gives_exactly_the_count(world: World, failure: Failure) -> None:
     world.fail_launch(failure)
     with pytest.raises(CloudUnavailable):
-        world.fleet.run_instances(REQUEST, "token")
-    assert len(world.fleet.instances_of(REQUEST.launch_id)) == (3 if failure is Failure.LOST_ANSWER else 0)
-    ids = world.fleet.run_instances(REQUEST, "token")
+        world.run(world.request, "token")
+    assert len(world.fleet.instances_of(world.request.launch_id)) == (3 if failure is Failure.LOST_ANSWER else 0)
+    ids = world.run(world.request, "token")
     assert {i.instance_id for i in world.fleet.instances()} == set(ids)
 
 
 def test_a_listing_may_lag_behind(world: World) -> None:
-    ids = world.fleet.run_instances(REQUEST, "token")
+    ids = world.run(world.request, "token")
     world.lag(3600)
     assert world.fleet.instances() == ()
-    assert world.fleet.instances_of(REQUEST.launch_id) == ()
-    assert world.fleet.run_instances(REQUEST, "token") == ids
+    assert world.fleet.instances_of(world.request.launch_id) == ()
+    assert world.run(world.request, "token") == ids

@@ -147,7 +147,10 @@ class Account:
                     del backend.reservations[reservation_id]
                 raise
             for instance in reservation.instances:
-                instance.launch_time = _utc(self._now).replace(tzinfo=None)
+                launched = _utc(self._now).replace(tzinfo=None)
+                instance.launch_time = launched
+                for part in (*instance.nics.values(), *instance.block_device_mapping.values()):
+                    part.attach_time = launched
                 self.set_state(instance, "pending", self._now)
             return reservation
 

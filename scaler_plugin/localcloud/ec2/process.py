@@ -59,9 +59,7 @@ class Ec2DoubleProcess:
         line = _first_line(self._process)
         if not line.startswith("READY "):
             self.kill()
-            raise HostError(
-                f"The EC2 double did not start within {START_TIMEOUT_S:.0f} s. Its last words are in {log}."
-            )
+            raise HostError(f"The EC2 double did not start on port {self._port}; {log} has its last words.")
         self._port = int(line.rpartition(":")[2])
         return self.url
 
