@@ -11,10 +11,11 @@ import socket
 import threading
 import time
 from collections import deque
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from scaler_plugin.localcloud.clearml_api.answers import ApiError, Document, envelope
+from scaler_plugin.localcloud.clearml_api.answers import API_VERSION, ApiError, Document, envelope
 from scaler_plugin.localcloud.clearml_api.dispatch import Answer, Dispatcher, Request
 from scaler_plugin.localcloud.clearml_api.faults import Fault, Faults, parse_fault
 
@@ -103,24 +104,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, request: Request) -> None:
         began = time.time()
         fault = self.server.faults.hit(request.action) if self.server.faults else None
-        answer = None
+        if fault and not fault.after:
+            time.sleep(fault.hang_s)
         if fault is None or fault.after or not (fault.status or fault.drop):
-            if fault and not fault.after:
-                time.sleep(fault.hang_s)
             answer = self.server.dispatcher.answer(request)
+        else:
+            answer = Answer(0, b"", request.caller)
+        if fault and fault.after:
+            time.sleep(fault.hang_s)
         if fault:
-            if fault.after or answer is None:
-                time.sleep(fault.hang_s)
-            if fault.status:
-                error = ApiError(fault.status, fault.subcode, fault.message)
-                injected = json.dumps(envelope(request.action, "2.31", None, error=error)).encode()
-                answer = Answer(fault.status, injected, answer.worker if answer else "", answer.task if answer else "")
-        dropped = bool(fault and fault.drop)
-        noted = answer or Answer(0, b"", request.caller)
-        self.server.note(
-            self.command, request, noted if not dropped else Answer(0, b"", noted.worker, noted.task), began, fault
-        )
-        if dropped or answer is None:
+            answer = _spoiled(answer, fault, request)
+        self.server.note(self.command, request, answer, began, fault)
+        if fault and fault.drop:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -178,3 +173,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json({"error": str(error)}, 400)
                 return
         self._send_json(faults.listing())
+
+
+def _spoiled(answer: Answer, fault: Fault, request: Request) -> Answer:
+    """What the fault makes of the answer; status 0 in the journal means that none was sent."""
+    if fault.drop:
+        return replace(answer, status=0, body=b"")
+    if fault.status:
+        error = ApiError(fault.status, fault.subcode, fault.message)
+        body = json.dumps(envelope(request.action, API_VERSION, None, error=error)).encode()
+        return replace(answer, status=fault.status, body=body)
+    return answer
