@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
+#: etcd refuses a watch in the same words for a token that has expired and for a missing permission. So the first refusal costs a
+#: new token, and the next ones this pause: a permission comes from a person, and each new token costs etcd a bcrypt.
+REFUSED_PAUSE_S = 30.0
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -68,6 +71,7 @@ class WatchStream:
         self._call: Any = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._refusals = 0  # in a row
         self._waiting: deque[StreamWatch] = deque()  # asked for and not yet confirmed; etcd confirms in order
         self._ids: dict[int, StreamWatch] = {}
 
@@ -121,6 +125,8 @@ class WatchStream:
                     return
             confirmed = self._read_one_stream()
             pause_s = FIRST_PAUSE_S if confirmed else min(LONGEST_PAUSE_S, pause_s * 2)
+            if self._refusals > 1:
+                pause_s = REFUSED_PAUSE_S
             with self._changed:
                 for watch in self._watches:
                     watch.missed = True
@@ -137,7 +143,7 @@ class WatchStream:
 
     def _read(self, connection: Connection) -> bool:
         requests: SimpleQueue[Any] = SimpleQueue()
-        confirmed, connected = False, True
+        confirmed, connected, call = False, True, None
         try:
             token = self._connections.metadata(connection, self._connections.access.timeout_s)
             call = connection.watch.Watch(_until_none(requests), metadata=(*token, ("hasleader", "true")))
@@ -147,16 +153,23 @@ class WatchStream:
             for response in call:
                 if not self._take(response, requests):
                     connected = True
+                    self._refusals += 1
+                    self._connections.forget_token()
                     break
                 confirmed = True
+            else:
+                self._refusals = 0
         except grpc.RpcError as error:
             if etcd_errors.token_expired(error):
                 self._connections.forget_token()
             connected = not etcd_errors.outcome_unknown(error)
+            self._refusals = 0
         finally:
             with self._changed:
                 self._requests = self._call = None
             requests.put(None)  # lets gRPC's sending thread end
+            if call is not None:
+                call.cancel()
         if not connected and not self._closed:
             self._connections.give_up(connection)
         return confirmed

@@ -62,13 +62,14 @@ class RenewalThread:
             renewal.renew()
         except StoreError as error:
             if renewal.name not in self._failing:
-                self._failing.add(renewal.name)
                 log.warning("renewal_failed", renewal=renewal.name, error=str(error))
-            return False
         except Exception:
-            log.exception("renewal_crashed", renewal=renewal.name)  # a bug; the other leases must not die of it
-            return False
-        if renewal.name in self._failing:
+            if renewal.name not in self._failing:
+                log.exception("renewal_crashed", renewal=renewal.name)  # a bug; the other leases must not die of it
+        else:
+            if renewal.name in self._failing:
+                log.info("renewal_works_again", renewal=renewal.name)
             self._failing.discard(renewal.name)
-            log.info("renewal_works_again", renewal=renewal.name)
-        return True
+            return True
+        self._failing.add(renewal.name)
+        return False
