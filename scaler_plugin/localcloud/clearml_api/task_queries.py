@@ -76,11 +76,9 @@ def get_by_id(call: Call) -> Document:
 def _found(call: Call) -> list[Document]:
     wanted = call.data.get("id")
     ids = {wanted} if isinstance(wanted, str) else set(wanted or ())
-    if len(ids) == 1:  # what agents ask for all the time
-        candidates = [call.tasks[task_id] for task_id in ids if task_id in call.tasks]
-    else:
-        candidates = list(call.tasks.values())
-    return select(call.data, candidates, TASK_FIELDS)
+    # One id is what agents ask for all the time.
+    known = [call.tasks[task_id] for task_id in ids if task_id in call.tasks] if len(ids) == 1 else None
+    return select(call.data, call.tasks.values() if known is None else known, TASK_FIELDS)
 
 
 def _scrolled(call: Call, answer: Document) -> Document:
