@@ -25,6 +25,7 @@ os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = "1"
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.ec2.models.amis import Ami
 from moto.ec2.models.instances import Instance, StateReason
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 from moto.moto_api._internal import mock_random
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -135,7 +136,7 @@ class Account:
 
     def _give_states(self, backend: EC2Backend) -> None:
         """moto starts and ends instances at once; EC2 answers ``pending`` and ``shutting-down``."""
-        run, terminate = backend.run_instances, backend.terminate_instances
+        run, terminate, describe_tags = backend.run_instances, backend.terminate_instances, backend.describe_tags
 
         def run_instances(*args: Any, **kwargs: Any) -> Any:
             known = set(backend.reservations)
@@ -166,9 +167,21 @@ class Account:
                     self.set_state(instance, "shutting-down", self._now, USER_SHUTDOWN, "User initiated shutdown")
             return ended
 
+        def tags_of(filters: dict[str, list[str]] | None = None) -> list[dict[str, str]]:
+            # moto looks through the tags of every resource for those of one, so listings cost the square of their length.
+            if filters is None or list(filters) != ["resource-id"] or len(filters["resource-id"]) != 1:
+                return describe_tags(filters)
+            (resource_id,) = filters["resource-id"]
+            kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(resource_id), "")
+            tags = backend.tags.get(resource_id, {}).items()
+            return [
+                {"resource_id": resource_id, "key": key, "value": value, "resource_type": kind} for key, value in tags
+            ]
+
         # Instance attributes in place of methods: moto's own handlers call them by name.
         backend.run_instances = run_instances  # type: ignore[method-assign]
         backend.terminate_instances = terminate_instances  # type: ignore[method-assign]
+        backend.describe_tags = tags_of  # type: ignore[method-assign]
 
 
 def _utc(at: float) -> datetime:
