@@ -69,6 +69,8 @@ class MemoryStore:
         self._entries: dict[str, Entry] = {}
         self._keys: list[str] = []  # sorted
         self._leases: dict[LeaseId, _Lease] = {}
+        # No lease runs out before this; renewals only move that further away, so it need not be found anew with each.
+        self._earliest = float("inf")
 
     def client(self, name: str) -> MemoryClient:
         """The connection of the machine ``name``; the same object for the same name."""
@@ -96,11 +98,9 @@ class MemoryStore:
         self._wake(None)
 
     def next_expiry(self) -> float | None:
-        """When, in the clock's monotonic time, the next lease runs out."""
+        """The earliest moment, in the clock's monotonic time, at which a lease may run out (it may have been renewed since)."""
         with self._lock:
-            if self._stopped:
-                return None
-            return min((lease.expires_at for lease in self._leases.values()), default=None)
+            return self._earliest if self._leases and not self._stopped else None
 
     def tick(self) -> None:
         """Let the leases expire whose time has come, and wake who watches their keys."""
@@ -108,8 +108,11 @@ class MemoryStore:
             if self._stopped:
                 return
             now = self._clock.monotonic()
+            if now < self._earliest:
+                return
             due = sorted(lease_id for lease_id, lease in self._leases.items() if lease.expires_at <= now)
             changed = [key for lease_id in due for key in self._end_lease(lease_id)]
+            self._earliest = min((lease.expires_at for lease in self._leases.values()), default=float("inf"))
         self._wake(changed)
 
     @property
@@ -168,6 +171,7 @@ class MemoryStore:
             lease_id = LeaseId(self._next_lease)
             self._next_lease += 1
             self._leases[lease_id] = _Lease(ttl_s, self._clock.monotonic() + ttl_s)
+            self._earliest = min(self._earliest, self._leases[lease_id].expires_at)
             return lease_id
 
     def keep_alive(self, lease: LeaseId) -> None:

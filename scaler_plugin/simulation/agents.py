@@ -39,6 +39,7 @@ class SimAgent:
         server: MemoryTaskClient,
         workload: Workload,
         changed: Callable[[], None],
+        poll_s: float = POLL_S,
     ) -> None:
         self.process = SimProcess(f"agent {worker_id}")
         self.child: SimProcess | None = None
@@ -51,6 +52,7 @@ class SimAgent:
         self._server = server
         self._workload = workload
         self._changed = changed
+        self._poll_s = poll_s
         self._reported_at = float("-inf")
         self._child_done = False
         self._wake: Callable[[], None] = lambda: None
@@ -82,7 +84,7 @@ class SimAgent:
                 self._run(task_id)
             else:
                 self._report()
-                self._scheduler.sleep(POLL_S)
+                self._scheduler.sleep(self._poll_s)
 
     def _register(self) -> None:
         while True:

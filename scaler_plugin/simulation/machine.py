@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from scaler_plugin.agent.memory_gates import MemoryGates, MemorySlots
 from scaler_plugin.coordination.election import Election
-from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
@@ -88,6 +87,7 @@ class SimMachine:
             self.server,
             self.world.workload,
             self.poke,
+            self.world.agent_poll_s,
         )
         self.agents = [*self.agents[:slot], agent, *self.agents[slot + 1 :]]
         agent.start()
@@ -99,7 +99,7 @@ class SimMachine:
         follower = ConfigFollower(self.store, keys)
         settings = FollowedSettings(follower, lambda _config, _pool, _launch: "")
         election = Election(self.store, keys, self.identity.instance_id, clock, ttl_s=world.leader_ttl_s)
-        registry = Registry(self.store, keys, clock)
+        registry = Registry(self.store, keys, clock, ttl_s=world.node_ttl_s)
         rng = Random(world.rng.getrandbits(32))
 
         def leader() -> Leader:

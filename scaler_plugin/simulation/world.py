@@ -26,7 +26,9 @@ from scaler_plugin.simulation.workload import Durations
 
 
 class World:
-    """``step_s`` is how often a sidecar looks when nothing wakes it: coarser than in life, to let a day pass in seconds."""
+    """``step_s`` (a sidecar's look when nothing wakes it), ``node_ttl_s`` and ``agent_poll_s`` are coarser than in life where a
+    day should pass in seconds.
+    """
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class World:
         *,
         boot_s: float = 60.0,
         step_s: float = 15.0,
+        node_ttl_s: int = 90,
+        agent_poll_s: float = 10.0,
     ) -> None:
         self.rng = Random(seed)
         self.clock = VirtualClock()
@@ -48,6 +52,8 @@ class World:
         self.policy = cluster_policy(config)
         self.leader_ttl_s = round(config.leader_ttl.seconds)
         self.step_s = step_s
+        self.node_ttl_s = node_ttl_s
+        self.agent_poll_s = agent_poll_s
         self.workload = Durations()
         self.machines: dict[InstanceId, SimMachine] = {}
         #: Called after every step of the world, with it; raises when something does not hold.

@@ -16,6 +16,7 @@ CONFIG = """
 cluster: simulated
 max_instances: 50
 poll_interval: 10s
+leader_ttl: 60s
 pools:
   - name: cpu
     queues: [urgent, cpu-tasks]
