@@ -85,12 +85,27 @@ class _Candidacy:
     since: float
 
 
+class _LeaderWatch:
+    def __init__(self, watch: Watch, on_cancel: Callable[[], None]) -> None:
+        self._watch = watch
+        self._on_cancel: Callable[[], None] | None = on_cancel
+
+    def cancel(self) -> None:
+        self._watch.cancel()
+        on_cancel, self._on_cancel = self._on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
+
+
 def read_leader(store: Store, keys: Keys) -> LeaderRecord | None:
     """Who leads according to etcd, or ``None`` between two terms."""
     entry = store.get(keys.leader)
-    if entry is None:
-        return None
-    value = decode(_Candidacy, entry.value, keys.leader)
+    return None if entry is None else leader_record(entry)
+
+
+def leader_record(entry: Entry) -> LeaderRecord:
+    """The leader's key as read, for those who read it together with others. Raises ``StoreError`` if it is malformed."""
+    value = decode(_Candidacy, entry.value, entry.key)
     return LeaderRecord(value.candidate, entry.create_revision, value.since)
 
 
@@ -120,6 +135,9 @@ class Election:
         self._leadership: Leadership | None = None
         self._deadline = float("-inf")
         self._stepped_at = float("-inf")
+        self._watches = 0
+        self._changed = threading.Event()  # as a watch has said
+        self._other_seen_at = float("-inf")  # when we looked last, if another one led
 
     @property
     def renew_every_s(self) -> float:
@@ -134,17 +152,24 @@ class Election:
     def step(self) -> Leadership | None:
         """One pass: see who leads, and campaign if nobody does. The term, if that is this candidate.
 
+        While another one leads and a watch would tell of its end, this asks etcd only once in a TTL, so it may be called often.
         After a lost answer the next step finds out: a key under this candidate's own lease is its own term.
         Raises :class:`~scaler_plugin.errors.StoreError`; the local deadline goes on counting meanwhile.
         """
         with self._stepping:
-            self._stepped_at = self._clock.monotonic()
+            now = self._stepped_at = self._clock.monotonic()
+            if self._watches and not self._changed.is_set() and now - self._other_seen_at < self._ttl_s:
+                return None
+            self._changed.clear()
+            self._other_seen_at = float("-inf")
             entry = self._store.get(self._keys.leader)
             if entry is None:
                 self._forget_term()
                 entry = self._campaign()
             if entry is None or entry.lease is None or entry.lease != self._lease:
                 self._drop_lease()
+                if entry is not None:
+                    self._other_seen_at = now
                 return None
             return self._hold(entry)
 
@@ -190,7 +215,17 @@ class Election:
 
     def watch(self, on_change: Callable[[], None]) -> Watch:
         """Call ``on_change`` (from any thread) when the leader changes; then it is time for a step."""
-        return self._store.watch(self._keys.leader, on_change)
+
+        def changed() -> None:
+            self._changed.set()
+            on_change()
+
+        watch = self._store.watch(self._keys.leader, changed)
+        self._watches += 1
+        return _LeaderWatch(watch, self._unwatch)
+
+    def _unwatch(self) -> None:
+        self._watches -= 1
 
     def _campaign(self) -> Entry | None:
         """Try to become the leader; the leader's key afterwards, whosever it is.

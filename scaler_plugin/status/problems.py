@@ -1,0 +1,150 @@
+"""What a person may have to act on: the leader's own list, what it cannot know about itself, and the failures of the last hour.
+
+Pure. The order is that of a night shift: what stops everything first, then the leader's problems, then single nodes, then
+failures that are over but may explain the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from scaler_plugin.coordination.events import Event
+from scaler_plugin.core.census import AGENT_RESTART_GRACE_S
+from scaler_plugin.core.model import Node, NodeState, Problem, SlotState
+from scaler_plugin.status.reading import ClusterRecords
+from scaler_plugin.status.report import ProblemStatus
+
+#: A failure that nobody has looked into for an hour and that did not come back is history: the events still have it.
+FAILURES_SHOWN_FOR_S = 3600.0
+#: A new leader publishes its view with its first pass, which takes a second or two; some more if EC2 or ClearML are slow.
+FIRST_VIEW_WITHIN_S = 30.0
+#: The default of ``startup_timeout``: an agent that has not started by then costs money and takes no task.
+AGENT_START_WITHIN_S = 600.0
+
+#: What to do about an event that tells of a failure, by kind.
+_ADVICE = {
+    "start_failed": (
+        "The end of its console output says how far it came. Usual causes: the image has no scaler-sidecar, "
+        "the init script failed, or etcd cannot be reached from the subnet."
+    ),
+    "launch_refused": "The pool tries again after its pause; if the same comes back, do what the message says.",
+}
+_ANY_FAILURE = "If it comes back, look at the leader's log: journalctl -u scaler-sidecar."
+
+
+def list_problems(records: ClusterRecords, fresh: bool, now: float) -> tuple[ProblemStatus, ...]:
+    """Every problem, the most pressing first."""
+    reported = records.view.problems if records.view and fresh else ()
+    current = [*_of_the_whole(records, fresh, now), *reported, *_of_nodes(records.nodes, now)]
+    known = {problem.about for problem in reported}
+    return (
+        *(_current(problem, now) for problem in current),
+        *_failures(records.events, known, now),
+    )
+
+
+def _current(problem: Problem, now: float) -> ProblemStatus:
+    since = problem.since or None
+    for_s = round(max(0.0, now - problem.since), 1) if since else None
+    return ProblemStatus(problem.about, problem.what, problem.what_to_do, since, for_s, True, 1, problem.detail)
+
+
+def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[Problem]:
+    """Problems with ``since`` 0 where nobody can say since when."""
+    if records.empty:
+        yield Problem(
+            "cluster",
+            f"etcd holds nothing about cluster {records.cluster} (under {records.root}).",
+            "Check --cluster or SCALER_CLUSTER, and SCALER_PREFIX. A new cluster begins with: "
+            "scaler-sidecar config push scaler.yaml",
+            0.0,
+        )
+        return
+    if records.leader is None:
+        yield _no_leader(bool(records.nodes))
+    elif not fresh and now - records.leader.since > FIRST_VIEW_WITHIN_S:
+        leader = records.leader
+        yield Problem(
+            "leader",
+            f"{leader.candidate} leads, but has published nothing in its term.",
+            f"Look at its log on {leader.candidate}: journalctl -u scaler-sidecar. Stopping that sidecar lets another one lead.",
+            leader.since,
+        )
+    if records.config_revision is None:
+        yield Problem(
+            "config",
+            "No configuration is published, so nothing is launched.",
+            "Publish one: scaler-sidecar config push scaler.yaml",
+            0.0,
+        )
+    for sentence in records.malformed:
+        yield Problem("etcd", sentence, "Another program or a newer version wrote it; nobody else can read it.", 0.0)
+
+
+def _no_leader(nodes_are_up: bool) -> Problem:
+    if nodes_are_up:
+        return Problem(
+            "leader",
+            "No sidecar leads, so nothing is launched.",
+            "The nodes elect one within seconds. If they do not, look at their logs: journalctl -u scaler-sidecar.",
+            0.0,
+        )
+    return Problem(
+        "leader",
+        "No node is up and no sidecar leads, so nothing is launched.",
+        "With zero.mode probe the next probe starts within minutes when tasks wait. Otherwise start a sidecar that can lead: "
+        "scaler-sidecar run --standby",
+        0.0,
+    )
+
+
+def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
+    for node in nodes:
+        for state, patience_s, what in (
+            (SlotState.DOWN, AGENT_RESTART_GRACE_S, "down and did not come back"),
+            (SlotState.STARTING, AGENT_START_WITHIN_S, "still not started"),
+        ):
+            late = [slot for slot in node.slots if slot.state is state and now - slot.since > patience_s]
+            if late and node.state is NodeState.UP:
+                which = "Its agent is" if len(node.slots) == 1 else f"{len(late)} of its {len(node.slots)} agents are"
+                yield Problem(
+                    node.instance_id,
+                    f"{which} {what}.",
+                    "Look at the agent's log on that instance; `scaler-sidecar node` there shows its slots.",
+                    min(slot.since for slot in late),
+                )
+
+
+def _failures(events: Iterable[Event], reported: set[str], now: float) -> list[ProblemStatus]:
+    """Failures of the last hour, newest first, equal ones once; without those that are over or that the leader still reports."""
+    by_sentence: dict[tuple[str, str], ProblemStatus] = {}
+    launched: set[str] = set()
+    for event in sorted(events, key=lambda event: -event.at):
+        if now - event.at > FAILURES_SHOWN_FOR_S:
+            break
+        if event.kind == "launched":
+            launched.add(event.about)
+        if not event.kind.endswith(("_failed", "_refused")):
+            continue
+        if event.about in launched or f"pool {event.about}" in reported or event.about in reported:
+            continue
+        same = event.kind, event.sentence.replace(event.about, "")
+        if (newest := by_sentence.get(same)) is not None:
+            by_sentence[same] = _once_more(newest)
+            continue
+        by_sentence[same] = ProblemStatus(
+            about=event.about,
+            what=event.sentence,
+            what_to_do=_ADVICE.get(event.kind, _ANY_FAILURE),
+            since=event.at,
+            for_s=round(max(0.0, now - event.at), 1),
+            current=False,
+            times=1,
+            detail=event.detail,
+        )
+    return list(by_sentence.values())
+
+
+def _once_more(problem: ProblemStatus) -> ProblemStatus:
+    return replace(problem, times=problem.times + 1)
