@@ -121,18 +121,18 @@ class EtcdProcess:
 
     def start(self) -> str:
         """Start, wait until it answers, and return the endpoint. Raises :class:`~scaler_plugin.errors.HostError`."""
-        for attempt in range(PORT_ATTEMPTS):
+        attempts = PORT_ATTEMPTS if self._any_port else 1
+        while True:
+            attempts -= 1
             self.launch()
             try:
                 self.wait_ready()
                 return self.endpoint
             except HostError as error:
-                last = attempt == PORT_ATTEMPTS - 1
-                if last or not self._any_port or "address already in use" not in str(error):
+                if not attempts or "address already in use" not in str(error):
                     raise
-                shutil.rmtree(self._folder / "data", ignore_errors=True)  # it holds the old peer port
-                self._choose_ports(0)
-        raise AssertionError("unreachable")
+            shutil.rmtree(self._folder / "data", ignore_errors=True)  # it holds the old peer port
+            self._choose_ports(0)
 
     def launch(self, cluster: Sequence[EtcdProcess] = ()) -> None:
         """Start without waiting: a member of a cluster is ready only once the others run."""

@@ -322,3 +322,45 @@ def test_an_etcd_set_up_anew_ends_the_term_and_the_next_step_begins_another(worl
 def test_timing_that_cannot_work_is_refused(world: World, ttl_s: int, margin_s: float) -> None:
     with pytest.raises(ConfigError):
         Election(world.client("a"), KEYS, "a", world.clock, ttl_s, margin_s)
+
+
+def test_a_watching_candidate_asks_etcd_once_in_a_ttl_while_another_one_leads(world: World) -> None:
+    leader, waiting = world.candidate("leader"), world.candidate("waiting")
+    watch = waiting.watch(lambda: None)
+    leader.step()
+    waiting.step()
+    world.client("waiting").partition()  # a call would raise
+    world.clock.advance(TTL_S - 1)
+    leader.renew()
+    assert waiting.step() is None
+    world.clock.advance(1)
+    with pytest.raises(StoreUnavailable):
+        waiting.step()
+    world.client("waiting").heal()
+    waiting.step()
+    watch.cancel()
+    watch.cancel()
+    world.client("waiting").partition()
+    with pytest.raises(StoreUnavailable):
+        waiting.step()
+
+
+def test_a_candidate_whose_watch_is_deaf_still_follows_within_a_ttl(world: World) -> None:
+    old, new = world.candidate("old"), world.candidate("new")
+    new.watch(lambda: None)
+    old.step()
+    assert new.step() is None
+    world.client("new").deafen()
+    old.resign()
+    assert new.step() is None
+    world.clock.advance(TTL_S)
+    assert new.step() is not None
+
+
+def test_a_candidate_that_was_woken_campaigns_in_its_next_step(world: World) -> None:
+    old, new = world.candidate("old"), world.candidate("new")
+    new.watch(lambda: None)
+    old.step()
+    assert new.step() is None
+    old.resign()
+    assert new.step() is not None
