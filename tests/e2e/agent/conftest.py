@@ -84,7 +84,13 @@ class Clearml:
             "tasks.create",
             name="a task",
             type="testing",
-            script={"diff": script, "entry_point": "task.py", "working_dir": ".", "repository": "", "binary": "python3"},
+            script={
+                "diff": script,
+                "entry_point": "task.py",
+                "working_dir": ".",
+                "repository": "",
+                "binary": "python3",
+            },
         )["id"]
         self.call("tasks.enqueue", task=task, queue=self.queue(queue))
         return str(task)
@@ -149,7 +155,9 @@ class AgentNode:
     def wait_for(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not condition():
-            assert time.monotonic() < deadline, f"{what} did not happen; the slot: {self.slot()}; the agent's log:\n{self.log}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not happen; the slot: {self.slot()}; the agent's log:\n{self.log}"
+            )
             assert self.started[-1].poll() is None or self.slot().state is not SlotState.STARTING, self.log
             time.sleep(0.05)
 

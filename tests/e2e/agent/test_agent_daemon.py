@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from scaler_plugin.core.model import SlotState
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 QUICK = "print('done quickly')\n"
 
@@ -87,7 +88,7 @@ def test_a_task_that_outlives_its_killed_agent_keeps_the_slot_busy_also_for_the_
     node.wait_for_state(SlotState.IDLE)
     task = node.clearml.enqueue(held_task(tmp_path / "go"), "urgent")
     node.wait_for_status(task, "in_progress")
-    node.wait_for("the task's process", lambda: "clearml_agent execute" in children(first.pid))
+    node.wait_for("the task's process", lambda: runs_the_task(first.pid))
     first.kill()
     first.wait()
     assert (node.slot().state, node.slot().task_id) == (SlotState.BUSY, task)
@@ -112,14 +113,13 @@ def test_sigterm_in_a_task_leaves_nothing_behind(node: Any, tmp_path: Path) -> N
     node.wait_for_state(SlotState.IDLE)
     task = node.clearml.enqueue(held_task(tmp_path / "never"), "urgent")
     node.wait_for_status(task, "in_progress")
-    node.wait_for("the task's process", lambda: "clearml_agent execute" in children(agent.pid))
+    node.wait_for("the task's process", lambda: runs_the_task(agent.pid))
     agent.terminate()
     agent.wait(30)
     node.wait_for_state(SlotState.DOWN)
     assert node.sidecar.close()
 
 
-def children(pid: int) -> str:
-    """The command lines of a process's children."""
-    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "args="], capture_output=True, text=True, check=False)
-    return listed.stdout
+def runs_the_task(agent_pid: int) -> bool:
+    """Whether the agent has a child that executes a task."""
+    return any("execute" in child.cmdline() for child in psutil.Process(agent_pid).children())
