@@ -1,0 +1,281 @@
+"""A whole cloud on this machine: etcd, EC2 with its machines, a ClearML API, and a configuration in it. No sidecar.
+
+Each part may be replaced by a real one. Guarantees: when it is closed, no process, port or file of it is left; when this process is
+killed, no process or port is. What was put into a part that is not ours (configuration, queues) is taken out again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scaler_plugin.config.connect import ClusterAddress, find_cluster
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.published_config import push_config
+from scaler_plugin.coordination.store import Delete, Store
+from scaler_plugin.errors import ConfigError, HostError, StoreError
+from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
+from scaler_plugin.localcloud.default_config import REGION, default_config
+from scaler_plugin.localcloud.ec2 import Ec2DoubleProcess
+from scaler_plugin.localcloud.etcd import EtcdProcess, etcd_binary
+from scaler_plugin.localcloud.interruption import Interruption
+from scaler_plugin.localcloud.machines.instances import ApiInstances, DoubleInstances, Instances
+from scaler_plugin.localcloud.machines.layer import Machines
+from scaler_plugin.localcloud.machines.process import MachineProcess
+from scaler_plugin.localcloud.parts import Part, PartKeeper
+
+ETCD, EC2, CLEARML = "etcd", "ec2", "clearml"
+EXTRA = "clearml-scaler-sidecar[local]"
+#: Keys in one transaction of etcd, which takes 128.
+_KEYS_AT_ONCE = 100
+#: How long an orderly shutdown of a standby sidecar may take.
+STANDBY_STOP_S = 15.0
+
+
+@dataclass(frozen=True)
+class WorldOptions:
+    """``etcd``, ``clearml_host`` and ``ec2_endpoint`` name real parts to use instead of embedded ones; ports of 0 are free ones."""
+
+    config: ScalerConfig = field(default_factory=default_config)
+    boot_delay_s: float = 2.0
+    etcd: str | None = None
+    clearml_host: str | None = None
+    ec2_endpoint: str | None = None
+    etcd_port: int = 0
+    ec2_port: int = 0
+    clearml_port: int = 0
+    keep_folder: bool = False
+
+
+class World:
+    """A context manager; everything else needs it to be entered."""
+
+    def __init__(
+        self, options: WorldOptions, interruption: Interruption, caller: Mapping[str, str] = os.environ
+    ) -> None:
+        self.options = options
+        self._interruption = interruption
+        self._caller = dict(caller)
+        self._exit = ExitStack()
+        self._etcd: EtcdProcess | None = None
+        self._ec2: Ec2DoubleProcess | None = None
+        self._clearml: ClearmlApiProcess | None = None
+        self.machines: Machines | None = None
+        self.parts = PartKeeper(())
+
+    def __enter__(self) -> World:
+        """Start everything. Raises ``ScalerError`` with what is missing or wrong, ``Interrupted`` when told to end meanwhile."""
+        try:
+            self._open()
+        except BaseException:
+            self._exit.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    @property
+    def config(self) -> ScalerConfig:
+        return self.options.config
+
+    @property
+    def address(self) -> ClusterAddress:
+        """How the cluster's etcd is reached from here."""
+        own = self._etcd.endpoint.removeprefix("http://") if self._etcd else self.options.etcd
+        address = find_cluster(
+            {} if self._etcd else self._caller, etcd=own, cluster=self.config.cluster, config=self.config
+        )
+        return replace(address, prefix=self.config.prefix)
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.config.prefix, self.config.cluster)
+
+    def open_store(self) -> Store:
+        return self.address.etcd.open()
+
+    def clearml_environment(self) -> dict[str, str]:
+        """Where ClearML is and the keys for it, as the SDK and the agent read them."""
+        if self._clearml is not None:
+            return self._clearml.client_environment()
+        kept = {name: value for name, value in self._caller.items() if name.startswith("CLEARML_")}
+        return {**kept, "CLEARML_API_HOST": self.options.clearml_host or ""}
+
+    def aws_environment(self) -> dict[str, str]:
+        """Where EC2 is and the keys for it, as boto3 reads them. The double takes any key."""
+        kept = {} if self._ec2 else {name: value for name, value in self._caller.items() if name.startswith("AWS_")}
+        if "AWS_PROFILE" not in kept:
+            kept.setdefault("AWS_ACCESS_KEY_ID", "local")
+            kept.setdefault("AWS_SECRET_ACCESS_KEY", "local")
+        endpoint = self._ec2.url if self._ec2 else (self.options.ec2_endpoint or "")
+        return {
+            **kept,
+            "AWS_ENDPOINT_URL_EC2": endpoint,
+            "AWS_DEFAULT_REGION": self.config.aws.region or kept.get("AWS_DEFAULT_REGION", REGION),
+        }
+
+    def exports(self) -> dict[str, str]:
+        """The environment of a client of this world, on this machine."""
+        address = self.address
+        prefix = {} if address.prefix == "scaler-sidecar" else {"SCALER_PREFIX": address.prefix}
+        return {
+            **self.clearml_environment(),
+            **self.aws_environment(),
+            "SCALER_ETCD": ",".join(address.etcd.endpoints),
+            "SCALER_CLUSTER": self.config.cluster,
+            **prefix,
+            "SCALER_STATE_DIR": str(self.folder / "client"),
+        }
+
+    def start_standby(self, restart_after_s: float | None = None) -> MachineProcess:
+        """A machine that only runs ``scaler-sidecar run --standby``; it is stopped with the world."""
+        settings = {name: value for name, value in self._caller.items() if name.startswith("SCALER_ETCD_")}
+        cloud = {**({} if self._etcd else settings), **self.exports()}
+        del cloud["SCALER_STATE_DIR"]  # the machine has its own
+        machine = MachineProcess(
+            self.folder / "standby", self._caller, cloud, standby=True, restart_after_s=restart_after_s
+        )
+        self._exit.callback(stop_standby, machine)
+        return machine
+
+    def _open(self) -> None:
+        self._check_packages()
+        self.folder = Path(tempfile.mkdtemp(prefix="scaler-local-"))
+        if not self.options.keep_folder:
+            self._exit.callback(_remove, self.folder)
+        parts = self._make_parts()
+        for part in parts:
+            self._exit.callback(part.stop)
+        with ThreadPoolExecutor(max(1, len(parts))) as pool:
+            starts = [pool.submit(part.start) for part in parts]
+        for start in starts:
+            start.result()
+        self._interruption.check()
+        self.parts = PartKeeper(parts)
+        self.parts.start()
+        self._exit.callback(self.parts.stop)
+        self._push_config()
+        self._interruption.check()
+        self._start_machines()
+
+    def _check_packages(self) -> None:
+        missing = [] if self.options.ec2_endpoint else [n for n in ("moto", "flask") if not importlib.util.find_spec(n)]
+        if not self.options.etcd:
+            try:
+                etcd_binary()
+            except HostError:
+                missing.append("etcd")
+        if missing:
+            raise HostError(
+                f"The local cloud needs {' and '.join(missing)}, which this machine does not have; "
+                f"install it with `pip install '{EXTRA}'`."
+            )
+        if self.options.clearml_host and not self._caller.get("CLEARML_API_ACCESS_KEY"):
+            raise ConfigError(
+                f"There are no credentials for the ClearML server {self.options.clearml_host}; set CLEARML_API_ACCESS_KEY and "
+                "CLEARML_API_SECRET_KEY."
+            )
+
+    def _make_parts(self) -> tuple[Part, ...]:
+        parts = []
+        if not self.options.etcd:
+            etcd = self._etcd = EtcdProcess(self.folder / "etcd", self.options.etcd_port)
+            parts.append(Part(ETCD, etcd.start, etcd.restart, etcd.stop, etcd.kill, lambda: etcd.running))
+        if not self.options.ec2_endpoint:
+            images = [pool.ami for pool in self.config.pools]
+            ec2 = self._ec2 = Ec2DoubleProcess(self.folder / "ec2", self.options.ec2_port, images=images)
+            parts.append(Part(EC2, ec2.start, ec2.restart, ec2.stop, ec2.kill, lambda: ec2.running))
+        if not self.options.clearml_host:
+            clearml = self._clearml = ClearmlApiProcess(self.folder / "clearml", self.options.clearml_port)
+            parts.append(
+                Part(
+                    CLEARML, clearml.start, clearml.restart, clearml.stop, clearml.kill, lambda: clearml.pid is not None
+                )
+            )
+        return tuple(parts)
+
+    def _push_config(self) -> None:
+        store = self.open_store()
+        try:
+            push_config(store, self.keys, self.config)
+        finally:
+            store.close()
+        if self._etcd is None:
+            self._exit.callback(self._empty_etcd)
+
+    def _empty_etcd(self) -> None:
+        """Take the cluster's keys out of an etcd that goes on without us."""
+        with suppress(StoreError):
+            store = self.open_store()
+            try:
+                keys = [entry.key for entry in store.get_prefix(self.keys.root)]
+                for start in range(0, len(keys), _KEYS_AT_ONCE):
+                    store.transact([], [Delete(key) for key in keys[start : start + _KEYS_AT_ONCE]])
+            finally:
+                store.close()
+
+    def _start_machines(self) -> None:
+        instances = self._instances()
+        if instances is not None:
+            self.machines = Machines(
+                instances, self.folder / "machines", self._caller, self._cloud_in, self.options.boot_delay_s
+            )
+            self.machines.start()
+            self._exit.callback(self.machines.stop)
+
+    def _instances(self) -> Instances | None:
+        """Whose machines we have to run: those of our double, and of a foreign EC2 endpoint that has none itself."""
+        if self._ec2 is not None:
+            return DoubleInstances(self._ec2.url)
+        endpoint = self.options.ec2_endpoint or ""
+        if (urlsplit(endpoint).hostname or "").endswith(("amazonaws.com", "amazonaws.com.cn")):
+            return None
+        if DoubleInstances(endpoint).answers():
+            return None  # another local cloud, which runs them
+        return ApiInstances(self.ec2_client(), self.config.cluster)
+
+    def ec2_client(self) -> Any:
+        """boto3's client for this world's EC2."""
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        environment = self.aws_environment()
+        session = boto3.Session(
+            aws_access_key_id=environment.get("AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=environment.get("AWS_SECRET_ACCESS_KEY"),
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            profile_name=environment.get("AWS_PROFILE"),
+            region_name=environment["AWS_DEFAULT_REGION"],
+        )
+        settings = Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
+        return session.client("ec2", endpoint_url=environment["AWS_ENDPOINT_URL_EC2"], config=settings)
+
+    def _cloud_in(self, region: str) -> dict[str, str]:
+        return {**self.clearml_environment(), **self.aws_environment(), "AWS_DEFAULT_REGION": region}
+
+
+def stop_standby(machine: MachineProcess) -> None:
+    """Shut a standby machine down in order. Harmless when it is off."""
+    machine.press_power_button()
+    machine.wait_off(STANDBY_STOP_S)
+
+
+def _remove(folder: Path) -> None:
+    # Something that was just killed may still have been writing.
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
