@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument(
         "--end-after", type=float, metavar="S", help="shutting-down → terminated by itself after S seconds"
     )
+    parser.add_argument("--image", action="append", default=[], metavar="AMI", help="one more image that exists")
     parser.add_argument("--until-eof", action="store_true", help="end when standard input is closed")
     options = parser.parse_args()
 
@@ -38,7 +39,9 @@ def main() -> int:
     from scaler_plugin.localcloud.ec2.account import RequestHandler  # noqa: PLC0415
     from scaler_plugin.localcloud.ec2.double import Ec2Double  # noqa: PLC0415
 
-    double = Ec2Double(options.state, boot_after_s=options.boot_after, end_after_s=options.end_after)
+    double = Ec2Double(
+        options.state, boot_after_s=options.boot_after, end_after_s=options.end_after, images=options.image
+    )
     server = make_server("127.0.0.1", options.port, double, threaded=True, request_handler=RequestHandler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
     print(f"READY http://127.0.0.1:{server.port}", flush=True)

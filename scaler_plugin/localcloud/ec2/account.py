@@ -9,13 +9,13 @@ What it does not: private keys made by ``CreateKeyPair`` differ after a replay, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
 from scaler_plugin.localcloud.ec2.calls import Answer, Call
-from scaler_plugin.localcloud.ec2.images import IMAGES
+from scaler_plugin.localcloud.ec2.images import DEMO_IMAGE_ID, image
 
 # moto reads these once, when it is imported. It validates no key pair when none is asked for only if its own check is off.
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
@@ -48,8 +48,10 @@ class RequestHandler(MotoRequestHandler):
 
 
 class Account:
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, images: Sequence[str] = ()) -> None:
+        """``images`` are ids of machine images that exist besides the demo's own."""
         self._seed = seed
+        self._images = dict.fromkeys((DEMO_IMAGE_ID, *images))
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._now = 0.0
         self._regions: dict[str, EC2Backend] = {}
@@ -79,8 +81,8 @@ class Account:
         if name not in self._regions:
             mock_random.seed(f"{self._seed}:{name}")
             backend = ec2_backends[ACCOUNT_ID][name]
-            for image in IMAGES:
-                backend.amis[image["ami_id"]] = Ami(backend, **image, region_name=name)
+            for ami_id in self._images:
+                backend.amis[ami_id] = Ami(backend, **image(ami_id), region_name=name)
             self._give_states(backend)
             self._regions[name] = backend
         return self._regions[name]

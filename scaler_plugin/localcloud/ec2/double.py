@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, RLock
@@ -60,6 +60,7 @@ class Ec2Double:
         boot_after_s: float | None = None,
         end_after_s: float | None = None,
         clock: Callable[[], float] = time.time,
+        images: Sequence[str] = (),
     ) -> None:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._consoles = state_dir / "consoles"
@@ -67,7 +68,7 @@ class Ec2Double:
         self._changes = Changes(state_dir / "changes.jsonl")
         self.journal = Journal(state_dir / "calls.jsonl")
         self.faults = Faults()
-        self.account = Account(self._changes.seed)
+        self.account = Account(self._changes.seed, images)
         self._clock = clock
         self._delays = {
             state: (following, delay)

@@ -7,9 +7,11 @@ from typing import Any
 #: The image that the demo and the tests launch. It exists in every region of the double.
 DEMO_IMAGE_ID = "ami-5ca1e0000000de001"
 
-IMAGES: tuple[dict[str, Any], ...] = (
-    {
-        "ami_id": DEMO_IMAGE_ID,
+
+def image(ami_id: str) -> dict[str, Any]:
+    """What moto needs to know of an image."""
+    return {
+        "ami_id": ami_id,
         "name": "scaler-sidecar-demo",
         "description": "A machine of the local cloud: its instances are process groups on this host",
         "owner_id": "123456789012",
@@ -22,5 +24,4 @@ IMAGES: tuple[dict[str, Any], ...] = (
         "virtualization_type": "hvm",
         "root_device_name": "/dev/sda1",
         "root_device_type": "ebs",
-    },
-)
+    }

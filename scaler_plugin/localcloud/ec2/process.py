@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -30,10 +31,12 @@ class Ec2DoubleProcess:
         port: int = 0,
         boot_after_s: float | None = None,
         end_after_s: float | None = None,
+        images: Sequence[str] = (),
     ) -> None:
         self._state_dir = state_dir
         self._port = port
         self._delays = {"--boot-after": boot_after_s, "--end-after": end_after_s}
+        self._images = tuple(images)
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -44,12 +47,17 @@ class Ec2DoubleProcess:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> str:
         """Start the process, wait until it answers, and return its URL."""
         command = [sys.executable, "-m", "scaler_plugin.localcloud.ec2", "--until-eof"]
         command += ["--port", str(self._port), "--state", str(self._state_dir)]
         for option, seconds in self._delays.items():
             command += [] if seconds is None else [option, str(seconds)]
+        command += [f"--image={image}" for image in self._images]
         log = self._state_dir / "double.log"
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with log.open("a") as errors:
