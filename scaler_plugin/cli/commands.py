@@ -11,7 +11,7 @@ from scaler_plugin.cli.lazy_group import LazyCommand
 COMMANDS = (
     LazyCommand("status", "scaler_plugin.cli.status:status", "Show the cluster: leader, problems, queues, pools, nodes."),
     LazyCommand("boot", "scaler_plugin.cli.node:boot", "Set this instance up from its user-data, once per boot."),
-    LazyCommand("run", "scaler_plugin.cli.node:run", "Run the sidecar."),
+    LazyCommand("run", "scaler_plugin.cli.node:run", "Run this machine's sidecar until SIGTERM."),
     LazyCommand("node", "scaler_plugin.cli.node:node", "Ask this machine's sidecar what it knows."),
     LazyCommand("config", "scaler_plugin.cli.config:app", "Validate, publish and show a cluster's configuration."),
     LazyCommand(

@@ -36,7 +36,7 @@ class LazyCommand:
         target = getattr(importlib.import_module(module), attribute)
         if isinstance(target, typer.Typer):
             return get_command(target)
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         settings = {"ignore_unknown_options": True, "allow_extra_args": True} if self.passthrough else {}
         single.command(self.name, context_settings=settings, add_help_option=not self.passthrough)(target)
         return get_command(single)

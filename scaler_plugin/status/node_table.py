@@ -41,6 +41,8 @@ _SHORT_ZONE = Column("short zone", "az")
 _DOING = Column("doing", "state", emphasis=_EMPHASIS)
 _FOR = Column("for", "for", right=True)
 _AGE = Column("age", "age", right=True)
+_SHORT_FOR = Column("short for", "for", right=True)
+_SHORT_AGE = Column("short age", "age", right=True)
 _LOAD = Column("load", "load")
 _QUEUE = Column("queue", "queue")
 _TASK = Column("task", "task")
@@ -52,8 +54,10 @@ _LAYOUTS = (
     Layout((_SHORT_INSTANCE, _TYPE, _MARKET, _SHORT_ZONE, _DOING, _FOR, _AGE, _TASK)),
     Layout((_SHORT_INSTANCE, _TYPE, _MARKET, _SHORT_ZONE, _DOING, _FOR, _AGE, _QUEUE, _SHORT_TASK_COLUMN)),
     Layout((_SHORT_INSTANCE, _TYPE, _MARKET, _SHORT_ZONE, _DOING, _FOR, _AGE, _SHORT_TASK_COLUMN)),
-    Layout((_SHORT_INSTANCE, _TYPE, _SHORT_MARKET, _SHORT_ZONE, _DOING, _FOR, _AGE, _SHORT_TASK_COLUMN), gap=1),
-    Layout((_SHORT_INSTANCE, _DOING, _FOR, _AGE, _SHORT_TASK_COLUMN), gap=1),
+    Layout(
+        (_SHORT_INSTANCE, _TYPE, _SHORT_MARKET, _SHORT_ZONE, _DOING, _SHORT_FOR, _SHORT_AGE, _SHORT_TASK_COLUMN), gap=1
+    ),
+    Layout((_SHORT_INSTANCE, _DOING, _SHORT_FOR, _SHORT_AGE, _SHORT_TASK_COLUMN), gap=1),
 )
 
 
@@ -89,13 +93,12 @@ def _rows(node: NodeStatus) -> Iterator[Row | Note]:
         "instance": node.instance_id,
         "short instance": _cut(node.instance_id, _LONGEST_INSTANCE),
         "type": node.instance_type,
-        "market": node.market.value,
-        "short market": "spot" if node.market is Market.SPOT else "od",
+        **(_market_cells(node.market) if node.role is NodeRole.WORKER else {}),
         "zone": node.zone,
         "short zone": _short_zone(node.zone),
         "doing": _doing(node),
-        "for": duration(node.for_s),
-        "age": duration(node.age_s),
+        **_time_cells("for", node.for_s),
+        **_time_cells("age", node.age_s),
         "load": _load(node),
         **({} if several else _task_cells(node.slots)),
     }
@@ -108,7 +111,7 @@ def _rows(node: NodeStatus) -> Iterator[Row | Note]:
                 "instance": name,
                 "short instance": name,
                 "doing": slot.state.value,
-                "for": duration(slot.for_s),
+                **_time_cells("for", slot.for_s),
                 **_task_cells((slot,)),
             }
 
@@ -117,6 +120,15 @@ def _doing(node: NodeStatus) -> str:
     busy = sum(1 for slot in node.slots if slot.state is SlotState.BUSY)
     share = f" {busy}/{len(node.slots)}" if len(node.slots) > 1 and busy else ""
     return f"{node.doing.value}{share}"
+
+
+def _market_cells(market: Market) -> Row:
+    return {"market": market.value, "short market": "spot" if market is Market.SPOT else "od"}
+
+
+def _time_cells(name: str, seconds: float | None) -> Row:
+    text = duration(seconds)
+    return {name: text, f"short {name}": text.replace(" ", "")}
 
 
 def _task_cells(slots: Sequence[SlotStatus]) -> Row:

@@ -65,7 +65,7 @@ class Picture:
         lines = render(make_report(self._records, self._clock.now()), width, list_all=list_all, verbose=verbose)
         if self._away_since is not None:
             away = duration(self._clock.monotonic() - self._away_since)
-            notice = f"etcd does not answer for {away}; this is the picture from before, its durations go on"
+            notice = f"etcd does not answer for {away}; this is the picture from before"
             lines.insert(0, fit(Text(notice, style="bold reverse"), width))
         if len(lines) > height:
             hidden = len(lines) - height + 1
