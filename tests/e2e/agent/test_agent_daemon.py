@@ -50,7 +50,7 @@ def test_a_task_is_busy_on_disk_while_it_runs_and_the_slot_is_idle_after(node: A
     (tmp_path / "go").touch()
     node.wait_for_status(task, "completed")
     node.wait_for_state(SlotState.IDLE)
-    assert node.sidecar.close()
+    node.wait_for("closing the gate", node.sidecar.close)
     assert node.slot().state is SlotState.IDLE, "a helper process of the agent was taken for a task"
 
 
