@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import SystemRandom
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,12 +24,17 @@ from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import LaunchId, NodeRole, PoolName, Slot
 from scaler_plugin.core.ports import Fleet, Gates, TaskServer
 from scaler_plugin.errors import ConfigError, StoreError
-from scaler_plugin.leader.service import Leader
+from scaler_plugin.leader.journal import Journal
 from scaler_plugin.node.clock import SystemClock
 from scaler_plugin.node.host import LocalHost
 from scaler_plugin.node.setup import NodeSetup
-from scaler_plugin.sidecar.service import NodePorts, Sidecar
+from scaler_plugin.sidecar.leading import Leading
+from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
+
+if TYPE_CHECKING:
+    from scaler_plugin.leader.service import Leader
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +59,7 @@ class AssembledNode:
     """A sidecar and those of its parts that the runner drives."""
 
     sidecar: Sidecar
+    leading: Leading
     store: Store
     election: Election
     registry: Registry
@@ -96,29 +103,19 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     registry = Registry(store, keys, clock)
 
     def leader() -> Leader:
-        return Leader(
-            setup.identity.instance_id,
-            store,
-            keys,
-            election,
-            server(),
-            fleet(),
-            settings.for_leader,
-            clock,
-            SystemRandom(),
-        )
+        from scaler_plugin.leader.service import Leader  # noqa: PLC0415
 
-    sidecar = Sidecar(
-        setup.identity,
-        keys,
-        NodePorts(store, _gates(setup, directory, clock), LocalHost(), clock, fleet, server),
-        settings,
-        election,
-        registry,
-        leader,
-        __version__,
-    )
-    return AssembledNode(sidecar, store, election, registry)
+        own, rng = setup.identity.instance_id, SystemRandom()
+        return Leader(own, store, keys, election, server(), fleet(), settings.for_leader, clock, rng)
+
+    def report_unfit(why: str) -> None:
+        own = setup.identity.instance_id
+        Journal(store, keys, clock).record("cannot_lead", own, f"{own} was elected and cannot lead: {why}")
+
+    ports = NodePorts(store, keys, _gates(setup, directory, clock), LocalHost(), clock, fleet, server)
+    leading = Leading(settings, election, clock, leader, report_unfit)
+    sidecar = Sidecar(setup.identity, ports, settings, election, registry, leading, __version__)
+    return AssembledNode(sidecar, leading, store, election, registry)
 
 
 def _leader_ttl_s(follower: ConfigFollower) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +17,8 @@ from scaler_plugin.node.assembly import assemble
 from scaler_plugin.node.control import ControlSockets
 from scaler_plugin.node.notify import notify
 from scaler_plugin.node.setup import NodeSetup
+from scaler_plugin.sidecar.leading import Leading
+from scaler_plugin.sidecar.service import STEP_S
 
 log = structlog.get_logger(__name__)
 
@@ -47,23 +50,60 @@ def run(setup: NodeSetup, directory: Path) -> None:
             Renewal("registration", node.registry.renew, node.registry.renew_every_s),
         ]
     )
-    watch = node.election.watch(sockets.wake)
+    leading = _LeadingThread(node.leading)
+    watch = node.election.watch(leading.wake)
     log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)
     try:
         renewal.start()
+        leading.start()
         ready = False
         while not stopping:
             sidecar.step()
             if not ready:
                 notify("READY=1")
                 ready = True
+                leading.wake()
             notify("WATCHDOG=1")
-            sockets.sleep(sidecar.seconds_to_next_step())
+            sockets.sleep(STEP_S)
     finally:
         notify("STOPPING=1")
         watch.cancel()
         sidecar.stop()
+        leading.stop()
         renewal.stop()
         sockets.close()
         node.store.close()
         log.info("sidecar_stopped", instance=setup.identity.instance_id)
+
+
+class _LeadingThread:
+    """Drives the candidacy beside the sidecar's own loop."""
+
+    def __init__(self, leading: Leading) -> None:
+        self._leading = leading
+        self._wake = threading.Event()
+        self._stopping = False
+        # A daemon: a pass that waits for EC2 must not keep a process from ending that has resigned already.
+        self._thread = threading.Thread(target=self._run, name="leading", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                self._leading.step()
+            except Exception:
+                # A bug. The node must go on reporting and retiring, so it does not lead but lives.
+                log.exception("leading_crashed")
+                self._leading.stop()
+                return
+            self._wake.wait(self._leading.seconds_to_next_step())

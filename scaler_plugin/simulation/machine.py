@@ -12,7 +12,9 @@ from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
 from scaler_plugin.leader.service import Leader
-from scaler_plugin.sidecar.service import NodePorts, Sidecar
+from scaler_plugin.sidecar.leading import Leading
+from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 from scaler_plugin.simulation.agents import SimAgent
 from scaler_plugin.simulation.scheduler import SimProcess
@@ -115,21 +117,23 @@ class SimMachine:
                 rng,
             )
 
-        ports = NodePorts(self.store, self._gates, self.host, clock, lambda: self.fleet, lambda: self.server)
-        sidecar = self.sidecar = Sidecar(
-            self.identity, keys, ports, settings, election, registry, leader, version="simulated"
-        )
+        ports = NodePorts(self.store, keys, self._gates, self.host, clock, lambda: self.fleet, lambda: self.server)
+        leading = Leading(settings, election, clock, leader, lambda _why: None)
+        sidecar = self.sidecar = Sidecar(self.identity, ports, settings, election, registry, leading, "simulated")
         process = self.sidecar_process = SimProcess(f"sidecar {self.identity.instance_id}")
 
-        def main() -> None:
-            election.watch(self.poke)
+        def look() -> None:
             while True:
                 sidecar.step()
-                pause_s = sidecar.seconds_to_next_step()
-                leading = election.leadership is not None
-                world.scheduler.sleep(pause_s if leading else max(pause_s, world.step_s), pokable=True)
+                world.scheduler.sleep(world.step_s, pokable=True)
 
-        self._poke = world.scheduler.spawn(process, main)
+        def lead() -> None:
+            while True:
+                leading.step()
+                world.scheduler.sleep(max(leading.seconds_to_next_step(), world.lead_step_s), pokable=True)
+
+        self._poke = world.scheduler.spawn(process, look)
+        election.watch(world.scheduler.spawn(process, lead))
         for renew, every_s in ((election.renew, election.renew_every_s), (registry.renew, registry.renew_every_s)):
             world.scheduler.spawn(process, world.renewing(renew, every_s))
 

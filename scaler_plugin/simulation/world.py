@@ -26,8 +26,8 @@ from scaler_plugin.simulation.workload import Durations
 
 
 class World:
-    """``step_s`` (a sidecar's look when nothing wakes it), ``node_ttl_s`` and ``agent_poll_s`` are coarser than in life where a
-    day should pass in seconds.
+    """``step_s`` (a sidecar's look when nothing wakes it), ``lead_step_s`` (a candidate's), ``node_ttl_s`` and ``agent_poll_s`` are
+    coarser than in life where a day should pass in seconds.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class World:
         step_s: float = 15.0,
         node_ttl_s: int = 90,
         agent_poll_s: float = 10.0,
+        lead_step_s: float = 1.0,
     ) -> None:
         self.rng = Random(seed)
         self.clock = VirtualClock()
@@ -54,6 +55,7 @@ class World:
         self.step_s = step_s
         self.node_ttl_s = node_ttl_s
         self.agent_poll_s = agent_poll_s
+        self.lead_step_s = lead_step_s
         self.workload = Durations()
         self.machines: dict[InstanceId, SimMachine] = {}
         #: Called after every step of the world, with it; raises when something does not hold.

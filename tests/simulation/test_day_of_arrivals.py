@@ -40,7 +40,7 @@ QUEUES = (QueueName("urgent"), QueueName("cpu-tasks"), QueueName("gpu-tasks"))
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_in_a_day_of_bursts_every_task_runs_once_maxima_hold_and_every_instance_ends(seed: int) -> None:
-    world = World(parse_yaml(CONFIG, "test"), seed)
+    world = World(parse_yaml(CONFIG, "test"), seed, lead_step_s=5.0)
     world.watchers.append(check_step)
     most = 0
 

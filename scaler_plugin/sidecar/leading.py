@@ -1,0 +1,103 @@
+"""A node's candidacy: stands for election, runs the leader's passes while elected, and hands over when it is blind.
+
+It is a service of its own beside the sidecar, with its own loop: an EC2 that takes half a minute to answer delays neither the
+node's report nor its retirement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.core.ports import Clock
+from scaler_plugin.errors import NotLeader, ScalerError, StoreError
+from scaler_plugin.sidecar.settings import FollowedSettings
+
+if TYPE_CHECKING:
+    from scaler_plugin.leader.service import Leader
+
+log = structlog.get_logger(__name__)
+
+#: A leader that has not been able to use ClearML or EC2 for so long gives others a chance, and does not stand for election
+#: again for the same time. The cause may be this machine's (network, credentials), and then another one does better.
+BLIND_LIMIT_S = 60.0
+
+#: A candidate is woken by its watch when the leader's key goes; this often it looks all the same.
+CANDIDATE_STEP_S = 5.0
+
+
+class Leading:
+    """``make_leader`` is called at the first election that is won: only then are the leader's libraries loaded.
+
+    ``report_unfit`` tells people why this node could not lead, in a sentence.
+    """
+
+    def __init__(
+        self,
+        settings: FollowedSettings,
+        election: Election,
+        clock: Clock,
+        make_leader: Callable[[], Leader],
+        report_unfit: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._election = election
+        self._clock = clock
+        self._make_leader = make_leader
+        self._report_unfit = report_unfit
+        self._leader: Leader | None = None
+        self._next_pass_at = float("-inf")
+        self._abstain_until = float("-inf")
+        self._stopped = False
+
+    def step(self) -> None:
+        """One pass: campaign or lead. Nothing that the outside does wrong is raised."""
+        policy = self._settings.policy
+        if policy is None or self._stopped or self._clock.monotonic() < self._abstain_until:
+            return
+        try:
+            if self._election.step() is None or self._clock.monotonic() < self._next_pass_at:
+                return
+            self._next_pass_at = self._clock.monotonic() + policy.poll_interval_s
+            if self._leader is None:
+                self._leader = self._make_leader()
+            self._leader.step()
+        except NotLeader as error:
+            log.warning("stepped_down", reason=str(error))
+        except StoreError as error:
+            log.warning("pass_given_up", error=str(error))
+        except ScalerError as error:
+            # A secret or setting that this machine cannot read: another one may.
+            log.error("cannot_lead", error=str(error))
+            self._report_unfit(str(error))
+            self._abstain()
+        else:
+            self._hand_over_if_blind(self._leader)
+
+    def seconds_to_next_step(self) -> float:
+        """How long the runner may sleep before the next pass if nothing wakes it."""
+        now = self._clock.monotonic()
+        if self._election.leadership is not None:
+            return max(0.0, self._next_pass_at - now)
+        if self._settings.policy is None:
+            return 1.0
+        return max(CANDIDATE_STEP_S, self._abstain_until - now)
+
+    def stop(self) -> None:
+        """Give up leadership and candidacy for good. Never raises."""
+        self._stopped = True
+        self._election.resign()
+
+    def _hand_over_if_blind(self, leader: Leader) -> None:
+        if leader.blind_for_s < BLIND_LIMIT_S or not leader.has_rivals:
+            return
+        log.warning("handing_over", blind_for_s=round(leader.blind_for_s))
+        self._abstain()
+
+    def _abstain(self) -> None:
+        self._abstain_until = self._clock.monotonic() + BLIND_LIMIT_S
+        self._leader = None
+        self._election.resign()
