@@ -103,7 +103,9 @@ class Account:
     def set_state(self, instance: Instance, state: str, at: float, code: str = "", reason: str = "") -> None:
         """Move the instance into a state, with the reason that DescribeInstances then shows."""
         if state == "terminated" and instance.id not in self._freed:
-            instance.terminate()
+            why = instance.state_reason, instance._reason
+            instance.terminate()  # it says "User initiated", whoever began the shutdown
+            instance.state_reason, instance._reason = why
             self._freed.add(instance.id)
         instance._state.name, instance._state.code = state, STATE_CODES[state]
         if code:
