@@ -46,13 +46,18 @@ class SlotState(str, Enum):
 
 @dataclass(frozen=True)
 class Slot:
-    """One ``clearml-agent`` daemon on a node. ``since`` is when it came into its present state."""
+    """One ``clearml-agent`` daemon on a node. ``since`` is when it came into its present state.
+
+    ``pulling_since`` is set while the agent has been asking for a task for remarkably long: it may hold one that nobody
+    else knows of yet.
+    """
 
     index: int
     state: SlotState
     since: float
     task_id: TaskId | None = None
     queue: QueueName | None = None
+    pulling_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,11 @@ class Node:
     @property
     def busy(self) -> bool:
         return any(slot.state is SlotState.BUSY for slot in self.slots)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the node takes no further task and will end, whatever the backlog and the pool's minimum."""
+        return self.state in (NodeState.DRAINING, NodeState.INTERRUPTED)
 
     @property
     def idle_since(self) -> float | None:
@@ -262,6 +272,36 @@ class ClearmlWorker:
     worker_id: WorkerId
     task_id: TaskId | None = None
     last_report_at: float | None = None
+
+
+class TaskStatus(str, Enum):
+    """The ClearML server's own task statuses, as far as agents, people and rescue bring a task into them."""
+
+    CREATED = "created"
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    STOPPED = "stopped"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ServerTask:
+    """A task that is queued or in progress, as the ClearML server knows it.
+
+    ``queue`` is the queue it was last put into (``execution.queue``), which says nothing about whether it still waits
+    there. ``worker_id`` is the last worker that reported it, ``last_update_at`` its last sign of life. ``requeues`` is how
+    often a rescue has put it back, counted on the task itself.
+    """
+
+    task_id: TaskId
+    status: TaskStatus
+    queue: QueueName | None
+    status_changed_at: float
+    last_update_at: float
+    worker_id: WorkerId | None = None
+    tags: tuple[str, ...] = ()
+    requeues: int = 0
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,21 @@ class PoolPolicy:
 
 @dataclass(frozen=True)
 class ClusterPolicy:
-    """The cluster's rules; pools stand in the order in which they are preferred."""
+    """The cluster's rules; pools stand in the order in which they are preferred.
+
+    ``rescue_grace_s``: how long a task must have been as it is before it can be called stranded. ``max_requeues``: how often
+    it is put back before it is marked as failed. ``lost_after_s``: a node with a task that neither etcd nor ClearML has heard
+    of for so long is terminated.
+    """
 
     cluster: str
     pools: tuple[PoolPolicy, ...]
     max_instances: int
     zero_mode: ZeroMode = ZeroMode.STANDBY
     poll_interval_s: float = 2.0
+    rescue_grace_s: float = 60.0
+    max_requeues: int = 3
+    lost_after_s: float = 1800.0
 
     def pool(self, name: PoolName | None) -> PoolPolicy | None:
         return next((pool for pool in self.pools if pool.name == name), None)

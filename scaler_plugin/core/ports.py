@@ -18,6 +18,7 @@ from scaler_plugin.core.model import (
     LaunchRequest,
     Load,
     QueueName,
+    ServerTask,
     Slot,
     WorkerId,
 )
@@ -41,6 +42,18 @@ class TaskServer(Protocol):
 
     def create_queue(self, queue: QueueName) -> None:
         """Create the queue; a queue that exists already is left as it is."""
+
+    def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
+        """The tasks that are queued or in progress and were last put into one of these queues."""
+
+    def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
+        """Put the task at the head of the queue, its count of requeues raised by one and ``reason`` on record.
+
+        False, and nothing changed, if the task is no longer as given (status, worker or time of change).
+        """
+
+    def fail_task(self, task: ServerTask, reason: str) -> bool:
+        """Mark the task as failed with this status message; false, and nothing changed, if it is no longer as given."""
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
         """All workers the server lists, with the task each reports."""

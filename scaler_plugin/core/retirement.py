@@ -31,6 +31,7 @@ class Surroundings:
     backlog: int | None = None
     etcd_away: bool = False
     was_leader: bool = False  # this node led when etcd was last heard
+    protected: str | None = None  # why an idle node has to stay all the same
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def idle_long_enough(node: Node, pool: PoolPolicy, etcd_away: bool, now: float) 
     idle_since = node.idle_since
     if idle_since is None:
         return _stay("A slot is not idle.")
-    if node.state is NodeState.DRAINING:
-        return _go(node.reason or "It drains and is idle.")
+    if node.leaving:
+        return _go(node.reason)
     if pool.idle_timeout_s is None:
         return _stay(f"Pool {pool.name} has idle_timeout: never.")
     idle_s = now - idle_since
@@ -67,11 +68,13 @@ def may_retire(
 ) -> RetirementVerdict:
     """Decide whether the node may start to retire now; the reason is a sentence either way."""
     own = idle_long_enough(node, pool, surroundings.etcd_away, now)
-    if not own.retire:
+    if not own.retire or node.leaving:
         return own
+    if surroundings.protected:
+        return _stay(surroundings.protected)
     if surroundings.etcd_away and surroundings.was_leader:
         return _stay("etcd is away and this node was the leader: it stays to lead again.")
-    if surroundings.backlog and node.state is not NodeState.DRAINING:
+    if surroundings.backlog:
         return _stay(f"{surroundings.backlog} tasks wait in its queues.")
     leave = may_leave_unheard if surroundings.etcd_away else may_leave
     if needs_the_others(policy, pool) and not leave(node, policy, pool, surroundings.nodes):

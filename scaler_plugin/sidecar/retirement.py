@@ -1,7 +1,8 @@
 """Brings a node to the point where it may end: decides, closes the gates, decides again, and agrees with the others.
 
 Guarantees: when :meth:`Retirement.step` answers with a reason, every gate is held, every slot was seen idle behind closed gates,
-and (with etcd) the node's record says ``retiring`` by a transaction that kept the pool's minimum. Otherwise the gates are open.
+and (with etcd) the node's record says ``retiring`` by a transaction that kept the pool's minimum. Otherwise the gates are open,
+unless the node was leaving anyway.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Retirement:
         self._etcd = etcd
         self._others: tuple[Node, ...] = ()
         self._others_read_at = float("-inf")
+        self._protected: str | None = None
         self.why = ""
 
-    def step(self, node: Node, policy: ClusterPolicy, pool: PoolPolicy) -> str | None:
-        """One pass; the reason to end the instance now, if it may."""
+    def step(self, node: Node, policy: ClusterPolicy, pool: PoolPolicy, protected: str | None = None) -> str | None:
+        """One pass; the reason to end the instance now, if it may. ``protected`` says why an idle node has to stay."""
+        self._protected = protected
         self._keep_acquainted(policy, pool)
         own = idle_long_enough(node, pool, self._etcd.away, self._ports.clock.now())
         self.why = own.reason
@@ -57,7 +60,8 @@ class Retirement:
         verdict = self._verdict(node, policy, pool)
         if verdict.retire and self._claim(node, policy, pool, verdict.reason):
             return verdict.reason
-        self._ports.gates.open()
+        if not node.leaving:
+            self._ports.gates.open()
         return None
 
     def _verdict(self, node: Node, policy: ClusterPolicy, pool: PoolPolicy) -> RetirementVerdict:
@@ -70,7 +74,7 @@ class Retirement:
                     nodes = self._others = read_nodes(self._ports.store, self._ports.keys)
             except StoreError as error:
                 self._etcd.lost(error)
-        around = Surroundings(nodes, backlog, self._etcd.away, self._etcd.was_leader)
+        around = Surroundings(nodes, backlog, self._etcd.away, self._etcd.was_leader, self._protected)
         verdict = may_retire(node, policy, pool, around, self._ports.clock.now())
         self.why = verdict.reason
         return verdict
@@ -103,7 +107,7 @@ class Retirement:
                 self._ports.store,
                 self._ports.keys,
                 leaving,
-                lambda nodes: may_leave(node, policy, pool, nodes),
+                lambda nodes: node.leaving or may_leave(node, policy, pool, nodes),
                 self._registry.lease,
                 whole_cluster=policy.zero_mode.spans_pools,
             )

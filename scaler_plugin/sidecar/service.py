@@ -6,6 +6,7 @@ all that matters is on disk (gates), in etcd or in EC2, so the process may be ki
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -13,9 +14,11 @@ import structlog
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.events import Event, record
 from scaler_plugin.coordination.registry import Condemned, Registry
+from scaler_plugin.core.leaving import strongest
 from scaler_plugin.core.model import Node, NodeIdentity, NodeRole, NodeState, SlotState
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import StoreError, TaskServerError
+from scaler_plugin.sidecar.concerns import Concern, Protection, first_protection
 from scaler_plugin.sidecar.ending import Ending
 from scaler_plugin.sidecar.etcd_contact import EtcdContact
 from scaler_plugin.sidecar.leading import Leading
@@ -54,6 +57,8 @@ class Sidecar:
         registry: Registry,
         leading: Leading,
         version: str,
+        concerns: Sequence[Concern] = (),
+        protections: Sequence[Protection] = (),
     ) -> None:
         self._identity = identity
         self._ports = ports
@@ -65,6 +70,8 @@ class Sidecar:
         self._load = LoadReport(ports.host, ports.clock)
         self._etcd = EtcdContact(election)
         self._retirement = Retirement(ports, registry, self._etcd)
+        self._concerns = tuple(concerns)
+        self._protections = tuple(protections)
         self._node = Node(identity, NodeState.UP, ports.clock.now(), version=version)
         self._ending: Ending | None = None
         self._next_refresh_at = float("-inf")
@@ -75,6 +82,7 @@ class Sidecar:
             self._ending.step()
             return
         self._node = replace(self._node, slots=self._ports.gates.slots(), load=self._load.current())
+        self._follow_demands()
         try:
             self._refresh_settings()
             self._registry.publish(self._node)
@@ -107,6 +115,18 @@ class Sidecar:
             self._retirement.why,
         )
 
+    def _follow_demands(self) -> None:
+        """Keep the gates closed while somebody demands that the node leaves; a running task is not disturbed by that."""
+        demand = strongest(concern.demand(self._node) for concern in self._concerns)
+        state, reason = (demand.state, demand.reason) if demand else (NodeState.UP, "")
+        if (state, reason) != (self._node.state, self._node.reason):
+            log.info("node_state", state=state.value, reason=reason)
+        if demand is not None:
+            self._ports.gates.close()
+        elif self._node.state is not NodeState.UP:
+            self._ports.gates.open()
+        self._node = replace(self._node, state=state, reason=reason)
+
     def _refresh_settings(self) -> None:
         now = self._clock.monotonic()
         if now >= self._next_refresh_at:
@@ -121,7 +141,8 @@ class Sidecar:
             return
         # A pool that was taken out of the configuration has no queue and no minimum: its nodes go when they are idle.
         pool = policy.pool(name) or PoolPolicy(name, queues=(), max_instances=0)
-        reason = self._retirement.step(self._node, policy, pool)
+        protected = first_protection(self._protections, self._node)
+        reason = self._retirement.step(self._node, policy, pool, protected)
         if reason is not None:
             self._end(reason)
 
