@@ -125,7 +125,8 @@ class Gate:
     def _open(self) -> int:
         # Opened anew for each try: an agent polls every few seconds, and a file that was replaced is noticed.
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _LOCK_MODE)
+            # No symbolic link: the agents' user owns this directory's contents, and a sidecar that is root must not follow it.
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE)
             status = os.fstat(fd)
             if status.st_uid == os.geteuid() and status.st_mode & 0o777 != _LOCK_MODE:
                 os.fchmod(fd, _LOCK_MODE)  # the umask took the group's right to write

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from scaler_plugin.agent.plugin import AgentSetup, refuse_options, run_agent
+from scaler_plugin.node.clearml_conf import use_clearml_conf
 from scaler_plugin.node.setup import read_setup, state_dir
 
 _HELP = """Usage: scaler-sidecar agent [--slot N] [OPTIONS of clearml-agent daemon]
@@ -41,4 +43,5 @@ def agent(
         cpu_only=node.cpu_only,
         state_dir=directory,
     )
+    use_clearml_conf(directory, os.environ)
     raise typer.Exit(run_agent(setup, context.args))

@@ -28,21 +28,22 @@ ACCOUNT_ID = "123456789012"
 
 
 class ImdsServer:
-    def __init__(self, source: Source, port: int = 0) -> None:
+    def __init__(self, source: Source, port: int = 0, host: str = "127.0.0.1") -> None:
         self._source = source
         self._port = port
+        self._host = host
         self._tokens: dict[str, float] = {}
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> str:
         """Answer from a thread of this process, and return the URL for ``AWS_EC2_METADATA_SERVICE_ENDPOINT``."""
-        self._server = server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler())
+        self._server = server = ThreadingHTTPServer((self._host, self._port), self._handler())
         server.daemon_threads = True
         self._port = server.server_address[1]
         self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def stop(self) -> None:
         """Close the port. Harmless when it is closed."""

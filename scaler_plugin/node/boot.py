@@ -6,6 +6,7 @@ with a sentence (in the instance's console output) rather than wait: the service
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -19,10 +20,14 @@ from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.published_config import read_config
 from scaler_plugin.core.model import NodeIdentity, QueueName
 from scaler_plugin.errors import ConfigError, HostError
+from scaler_plugin.node.agent_access import agent_user, make_slot_directories
 from scaler_plugin.node.clearml_conf import clearml_conf, machine_conf, write_clearml_conf
 from scaler_plugin.node.setup import NodeSetup, write_setup
 
 log = structlog.get_logger(__name__)
+
+#: For the dead-man timer, which reads no configuration: how long this node may take until its sidecar runs, in seconds.
+STARTUP_TIMEOUT_FILE = "startup_timeout"
 
 #: An init script that takes longer than this would make the instance miss any sensible startup_timeout.
 INIT_SCRIPT_TIMEOUT_S = 1800.0
@@ -52,13 +57,17 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
         zone=metadata.zone(),
         launch_id=data.launch_id,
     )
+    agents_user = agent_user(os.environ)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / STARTUP_TIMEOUT_FILE).write_text(f"{pool.startup_timeout.seconds:.0f}\n")
     except OSError as error:
-        raise HostError(f"The state directory {directory} could not be made: {error}.") from error
+        raise HostError(f"The state directory {directory} could not be used: {error}.") from error
+    if agents_user is not None:
+        make_slot_directories(directory, pool.slots_per_node, agents_user)
     conf = clearml_conf(config, pool, machine_conf())
     if conf is not None:
-        write_clearml_conf(directory, conf)
+        write_clearml_conf(directory, conf, agents_user)
     if pool.init_script:
         _run_init_script(pool.init_script)
     setup = NodeSetup(

@@ -1,19 +1,25 @@
 """Writes the agents' ``clearml.conf`` from the configuration: hosts, credentials, git login, and the pool's own lines.
 
-It is the one file of a node that holds secrets: mode 0600, in the state directory, which is gone with the boot. Where the
-configuration says nothing about ClearML no file is written, and agents use the machine's own ``clearml.conf`` or environment.
+It is the one file of a node that holds secrets: mode 0600, in the state directory, which is gone with the boot. Where the agents
+have a user of their own, that user's group may read it too (0640), and nobody but root can change it. Where the configuration
+says nothing about ClearML no file is written, and agents use the machine's own ``clearml.conf`` or environment.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from scaler_plugin.config.pool_schema import PoolConfig
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.config.secrets import resolve
 from scaler_plugin.errors import HostError
+from scaler_plugin.node.agent_access import AgentUser
+
+#: Where ClearML's agent and SDK look for their configuration file first.
+PATH_VARIABLE = "CLEARML_CONFIG_FILE"
 
 FILE_NAME = "clearml.conf"
 
@@ -47,23 +53,33 @@ def clearml_conf(config: ScalerConfig, pool: PoolConfig, base: str) -> str | Non
 
 def machine_conf() -> str:
     """The machine's own ``clearml.conf``, on which the cluster's is laid; empty if there is none."""
-    path = Path(os.environ.get("CLEARML_CONFIG_FILE") or Path.home() / "clearml.conf")
+    path = Path(os.environ.get(PATH_VARIABLE) or Path.home() / "clearml.conf")
     try:
         return path.read_text()
     except OSError:
         return ""
 
 
-def write_clearml_conf(directory: Path, text: str) -> Path:
-    """Write the file so that nobody but this user can ever read it."""
+def write_clearml_conf(directory: Path, text: str, reader: AgentUser | None = None) -> Path:
+    """Write the file so that nobody but this user, and the ``reader`` if there is one, can ever read it."""
     path = directory / FILE_NAME
     scratch = path.with_suffix(".tmp")
     try:
         scratch.unlink(missing_ok=True)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
+            if reader is not None:
+                os.fchown(descriptor, -1, reader.group_id)
+                os.fchmod(descriptor, 0o640)
             file.write(text)
         scratch.replace(path)
     except OSError as error:
         raise HostError(f"{path} could not be written: {error}.") from error
     return path
+
+
+def use_clearml_conf(directory: Path, environment: MutableMapping[str, str]) -> None:
+    """Point ClearML at this node's file if there is one. It holds what the machine's own said, too (:func:`machine_conf`)."""
+    path = directory / FILE_NAME
+    if path.exists():
+        environment[PATH_VARIABLE] = str(path)

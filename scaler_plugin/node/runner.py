@@ -15,6 +15,7 @@ from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.renewal import Renewal, RenewalThread
 from scaler_plugin.node.assembly import assemble
 from scaler_plugin.node.control import ControlSockets
+from scaler_plugin.node.heartbeat import beat
 from scaler_plugin.node.notify import notify
 from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.sidecar.leading import Leading
@@ -64,6 +65,7 @@ def run(setup: NodeSetup, directory: Path) -> None:
                 ready = True
                 leading.wake()
             notify("WATCHDOG=1")
+            beat(directory)
             sockets.sleep(STEP_S)
     finally:
         notify("STOPPING=1")
