@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scaler_plugin.config.connect import ClusterAddress, find_cluster
+from scaler_plugin.config.duration import Duration, parse_duration
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.errors import ConfigError
 
@@ -73,3 +74,16 @@ def connect(address: ClusterAddress, config: ScalerConfig | None = None) -> Iter
         yield OpenCluster(store, Keys(address.prefix, address.cluster), address)
     finally:
         store.close()
+
+
+def duration_option(name: str, text: str) -> Duration:
+    """The duration that was given for the option. Raises ``ConfigError``."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} {text}: give {error}.") from None
+
+
+def delay_option(name: str, text: str) -> float:
+    """The same in seconds where zero means "at once" and nothing else."""
+    return 0.0 if text in ("0", "0s") else duration_option(name, text).seconds
