@@ -18,7 +18,7 @@ from scaler_plugin.status.wording import plain
 
 _INDENT = 2
 #: The least a column is cut to.
-_SHORTEST = 4
+_SHORTEST = 3
 
 
 @dataclass(frozen=True)

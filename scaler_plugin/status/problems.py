@@ -34,20 +34,22 @@ _ANY_FAILURE = "If it comes back, look at the leader's log: journalctl -u scaler
 
 
 def list_problems(records: ClusterRecords, fresh: bool, now: float) -> tuple[ProblemStatus, ...]:
-    """Every problem, the most pressing first."""
-    reported = records.view.problems if records.view and fresh else ()
-    current = [*_of_the_whole(records, fresh, now), *reported, *_of_nodes(records.nodes, now)]
+    """Every problem, the most pressing first. What an earlier leader reported may be over, or be the reason why none leads."""
+    reported = records.view.problems if records.view else ()
+    now_wrong = [*_of_the_whole(records, fresh, now), *(reported if fresh else ()), *_of_nodes(records.nodes, now)]
+    before = () if fresh else reported
     known = {problem.about for problem in reported}
     return (
-        *(_current(problem, now) for problem in current),
+        *(_as_status(problem, True, now) for problem in now_wrong),
+        *(_as_status(problem, False, now) for problem in before),
         *_failures(records.events, known, now),
     )
 
 
-def _current(problem: Problem, now: float) -> ProblemStatus:
+def _as_status(problem: Problem, current: bool, now: float) -> ProblemStatus:
     since = problem.since or None
     for_s = round(max(0.0, now - problem.since), 1) if since else None
-    return ProblemStatus(problem.about, problem.what, problem.what_to_do, since, for_s, True, 1, problem.detail)
+    return ProblemStatus(problem.about, problem.what, problem.what_to_do, since, for_s, current, 1, problem.detail)
 
 
 def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[Problem]:

@@ -127,7 +127,7 @@ class LaunchStatus:
 
 @dataclass(frozen=True)
 class ProblemStatus:
-    """``times`` counts equal failures; ``current`` is false for what has happened and may be over."""
+    """``times`` counts equal failures; ``current`` is false for what may be over."""
 
     about: str
     what: str

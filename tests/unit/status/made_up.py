@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.events import Event
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.coordination.store import Put
+from scaler_plugin.coordination.store import Entry, Put
 from scaler_plugin.core.model import (
     Attempt,
     InstanceId,
@@ -30,6 +31,9 @@ from scaler_plugin.core.model import (
 )
 from scaler_plugin.core.observation import Cooldown
 from scaler_plugin.core.view import PoolView, QueueView, View
+from scaler_plugin.status.make_report import make_report
+from scaler_plugin.status.reading import sort_records
+from scaler_plugin.status.report import StatusReport
 
 KEYS = Keys("scaler-sidecar", "demo")
 GPU, CPU = PoolName("gpu-large"), PoolName("cpu")
@@ -37,8 +41,14 @@ NOW = 1_800_000_000.0
 LEADER = InstanceId("i-0aa00000000000000")
 
 
+CONFIG = (
+    '{"cluster": "demo", "pools": [{"name": "cpu", "queues": ["default"], "max_instances": 4, "instance_types": ["m5.large"],'
+    ' "ami": "ami-0123456789abcdef0"}]}'
+)
+
+
 def task_id(number: int) -> TaskId:
-    return TaskId(hashlib.md5(str(number).encode()).hexdigest())  # noqa: S324  (ClearML's ids have this form)
+    return TaskId(hashlib.md5(str(number).encode()).hexdigest())
 
 
 def slot(state: SlotState, age_s: float, index: int = 0, task: int = 0, now: float = NOW) -> Slot:
@@ -136,12 +146,12 @@ def view(
     )
 
 
-def puts(*records: object, leader: str | None = LEADER, since: float = NOW - 11_520, config: bool = False) -> list[Put]:
+def puts(*records: object, leader: str | None = LEADER, since: float = NOW - 11_520) -> list[Put]:
     """The records under their keys; the leader's key, unless it is ``None``, comes first."""
     out = [Put(KEYS.leader, f'{{"candidate":"{leader}","since":{since}}}')] if leader else []
     for number, record in enumerate(records):
         out.append(Put(_key(record, number), encode(record)))
-    return [*out, Put(KEYS.config, "{}")] if config else out
+    return out
 
 
 def _key(record: object, number: int) -> str:
@@ -155,6 +165,19 @@ def _key(record: object, number: int) -> str:
         return f"{KEYS.events}{int(record.at * 1000):014d}-{number:08d}"
     assert isinstance(record, View)
     return KEYS.view
+
+
+def entries(
+    *records: object, leader: str | None = LEADER, since: float = NOW - 11_520, config: bool = True
+) -> list[Entry]:
+    """The same as read from etcd, in term 7."""
+    written = puts(*records, leader=leader, since=since)
+    found = [Entry(put.key, put.value, 7 if put.key == KEYS.leader else 9, 9) for put in written]
+    return [*found, Entry(KEYS.config, CONFIG, 1, 1)] if config else found
+
+
+def report(*records: object, now: float = NOW, **how: Any) -> StatusReport:
+    return make_report(sort_records(entries(*records, **how), KEYS), now)
 
 
 def large_cluster(size: int, now: float = NOW, term: int = 7) -> Iterable[object]:

@@ -1,0 +1,94 @@
+"""Which problems the report lists, in which order, and that each says what to do."""
+
+from __future__ import annotations
+
+from scaler_plugin.coordination.events import Event
+from scaler_plugin.core.model import NodeState, Problem, SlotState
+from scaler_plugin.status.report import StatusReport
+
+from .made_up import NOW, large_cluster, node, report, view
+
+EC2_DOWN = Problem("EC2", "EC2 did not answer.", "It is asked again.", NOW - 30)
+
+
+def failed(instance: str, ago_s: float, detail: str = "") -> Event:
+    return Event(NOW - ago_s, "start_failed", instance, f"Instance {instance} did not register.", detail)
+
+
+def refused(ago_s: float, pool: str = "cpu") -> Event:
+    return Event(NOW - ago_s, "launch_refused", pool, f"Launching for pool {pool} failed: no capacity.")
+
+
+def about(made: StatusReport) -> list[tuple[str, bool]]:
+    return [(problem.about, problem.current) for problem in made.problems]
+
+
+def test_a_healthy_cluster_has_no_problems() -> None:
+    assert report(view(), node(1), node(2, SlotState.BUSY)).problems == ()
+
+
+def test_every_problem_says_what_to_do() -> None:
+    assert all(problem.what and problem.what_to_do for problem in report(*large_cluster(60), config=False).problems)
+
+
+def test_the_leaders_problems_are_current_while_it_leads_and_may_be_over_afterwards() -> None:
+    assert about(report(view(problems=(EC2_DOWN,)))) == [("EC2", True)]
+    assert about(report(view(problems=(EC2_DOWN,)), leader=None)) == [("leader", True), ("EC2", False)]
+
+
+def test_no_leader_comes_first_and_what_to_do_depends_on_whether_a_node_is_up() -> None:
+    alone = report(view(), leader=None).problems[0]
+    among_nodes = report(view(), node(1), leader=None).problems[0]
+    assert "run --standby" in alone.what_to_do
+    assert "elect" in among_nodes.what_to_do
+
+
+def test_a_leader_that_publishes_nothing_is_a_problem_only_after_its_first_pass_is_due() -> None:
+    assert report(view(term=6), since=NOW - 5).problems == ()
+    assert about(report(view(term=6), since=NOW - 60)) == [("leader", True)]
+
+
+def test_a_cluster_without_a_configuration_is_told_how_to_get_one() -> None:
+    assert "config push" in report(view(), config=False).problems[0].what_to_do
+
+
+def test_a_cluster_that_etcd_does_not_know_is_most_likely_misspelt() -> None:
+    (problem,) = report(leader=None, config=False).problems
+    assert "demo" in problem.what
+    assert "SCALER_CLUSTER" in problem.what_to_do
+
+
+def test_an_agent_that_stays_down_is_a_problem_and_one_that_restarts_is_not() -> None:
+    assert report(view(), node(1, SlotState.DOWN, 10)).problems == ()
+    assert about(report(view(), node(1, SlotState.DOWN, 60))) == [("i-0aa00000000000001", True)]
+
+
+def test_an_agent_that_never_starts_is_a_problem_for_it_costs_and_does_nothing() -> None:
+    assert report(view(), node(1, SlotState.STARTING, 120)).problems == ()
+    assert about(report(view(), node(1, SlotState.STARTING, 3600))) == [("i-0aa00000000000001", True)]
+
+
+def test_a_retiring_nodes_agents_are_down_on_purpose() -> None:
+    assert report(view(), node(1, SlotState.DOWN, 60, node_state=NodeState.RETIRING)).problems == ()
+
+
+def test_equal_failures_stand_once_with_their_number_and_the_newest_console() -> None:
+    made = report(view(), failed("i-1", 300, "old"), failed("i-2", 200, "older"), failed("i-3", 100, "newest"))
+    (problem,) = made.problems
+    assert (problem.about, problem.times, problem.for_s, problem.detail) == ("i-3", 3, 100.0, "newest")
+
+
+def test_a_failure_is_listed_for_an_hour() -> None:
+    assert len(report(view(), failed("i-1", 3500)).problems) == 1
+    assert report(view(), failed("i-1", 3700)).problems == ()
+
+
+def test_a_refused_launch_is_over_once_the_pool_has_launched_again() -> None:
+    launched = Event(NOW - 50, "launched", "cpu", "Launched 1 for pool cpu: i-9.")
+    assert len(report(view(), refused(100)).problems) == 1
+    assert report(view(), refused(100), launched).problems == ()
+
+
+def test_a_refused_launch_is_not_listed_beside_the_pause_that_it_caused() -> None:
+    pause = Problem("pool cpu", "Launching failed 2 times in a row: no capacity.", "It tries again.", NOW - 100)
+    assert about(report(view(problems=(pause,)), refused(100))) == [("pool cpu", True)]
