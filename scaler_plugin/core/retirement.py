@@ -1,6 +1,6 @@
 """Whether a node may end itself, and why not.
 
-Guarantees: a node with a slot that is not idle never retires; nor does one whose queues have a backlog as far as a fresh
+Guarantees: a node with a busy slot never retires; nor does one whose queues have a backlog as far as a fresh
 view tells; nor one that the pool's minimum or the zero mode needs, on the snapshot that the caller commits to by
 compare-and-swap. It does not guard against a pull that begins meanwhile: that is the gate's part
 (:mod:`scaler_plugin.agent.gate`), and the caller decides again behind closed gates.
@@ -49,11 +49,13 @@ def idle_long_enough(node: Node, pool: PoolPolicy, etcd_away: bool, now: float) 
         etcd_away: whether etcd does not answer.
         now: seconds since the epoch.
     """
-    idle_since = node.idle_since
-    if idle_since is None:
-        return _stay("A slot is not idle.")
+    if node.busy:
+        return _stay("A slot is busy.")
     if node.leaving:
         return _go(node.reason)
+    idle_since = node.idle_since
+    if idle_since is None:
+        return _agent_missing_long_enough(node, pool, now)
     if pool.idle_timeout_s is None:
         return _stay(f"Pool {pool.name} has idle_timeout: never.")
     idle_s = now - idle_since
@@ -61,6 +63,17 @@ def idle_long_enough(node: Node, pool: PoolPolicy, etcd_away: bool, now: float) 
     if idle_s < wait_s:
         return _stay(f"It has been idle for {idle_s:.0f} s of {wait_s:.0f} s.")
     return _go(f"Idle for {idle_s:.0f} s; idle_timeout of pool {pool.name} is {pool.idle_timeout_s:.0f} s.")
+
+
+def _agent_missing_long_enough(node: Node, pool: PoolPolicy, now: float) -> RetirementVerdict:
+    """A node whose agent does not come up, or does not come back, costs money and serves nobody."""
+    if not node.slots:
+        return _stay("It has no slot.")
+    missing_s = now - max(slot.since for slot in node.slots)
+    wait_s = max(pool.startup_timeout_s, pool.idle_timeout_s or 0.0)
+    if missing_s < wait_s:
+        return _stay(f"An agent has not polled for {missing_s:.0f} s of {wait_s:.0f} s.")
+    return _go(f"An agent of it has not polled for {missing_s:.0f} s; see its log.")
 
 
 def may_retire(
