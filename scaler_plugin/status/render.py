@@ -28,12 +28,17 @@ SHORTEST_REPEAT = 40
 LISTED_EMPTY_QUEUES = 6
 
 
-def render(report: StatusReport, width: int, *, list_all: bool = False, verbose: bool = False) -> list[Text]:
-    """The lines. ``list_all`` lists every node of a large cluster, ``verbose`` shows more of what failures left behind."""
+def render(
+    report: StatusReport, width: int, *, list_all: bool = False, verbose: bool = False, brief: bool = False
+) -> list[Text]:
+    """The lines. ``list_all`` lists every node of a large cluster, ``verbose`` shows more of what failures left behind.
+
+    ``brief`` cuts each problem to three lines, for a screen on which queues and pools must find room, too.
+    """
     said = [problem.what for problem in report.problems]
     sections = (
         _header(report, width),
-        _problem_lines(report.problems, width, verbose),
+        _problem_lines(report.problems, width, verbose, brief),
         _queue_lines(report.queues, width, said),
         _pool_lines(report.pools, width),
         _launch_lines(report.launches, width, said),
@@ -109,7 +114,7 @@ def _breakdown(pools: Iterable[PoolStatus]) -> str:
     return f": {named}" if named else ""
 
 
-def _problem_lines(problems: Iterable[ProblemStatus], width: int, verbose: bool) -> Iterator[Text]:
+def _problem_lines(problems: Iterable[ProblemStatus], width: int, verbose: bool, brief: bool) -> Iterator[Text]:
     alike: dict[tuple[bool, str, str], list[ProblemStatus]] = {}
     for problem in problems:
         alike.setdefault((problem.current, problem.what, problem.what_to_do), []).append(problem)
@@ -118,10 +123,23 @@ def _problem_lines(problems: Iterable[ProblemStatus], width: int, verbose: bool)
     for same in alike.values():
         first = same[0]
         mark, style = ("! ", "bold red") if first.current else ("- ", "yellow")
-        yield from paragraph(f"{_abouts(same)}{_when(same)}", width, first=mark, style=style)
+        about = f"{mark}{plain(_abouts(same))}{_when(same)}"
+        if brief:
+            for line in (
+                Text(about, style=style),
+                Text(f"  {_flat(first.what)}"),
+                Text(f"  → {_flat(first.what_to_do)}"),
+            ):
+                yield fit(line, width)
+            continue
+        yield from paragraph(about, width, first="", style=style)
         yield from paragraph(first.what, width)
         yield from paragraph(first.what_to_do, width, indent="    ", first="  → ", style="bold")
         yield from _detail(first.detail, width, verbose)
+
+
+def _flat(text: str) -> str:
+    return plain(text).replace("\n", " ")
 
 
 def _abouts(same: Sequence[ProblemStatus]) -> str:

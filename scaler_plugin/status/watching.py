@@ -61,8 +61,14 @@ class Picture:
             self._away_since = None
 
     def lines(self, width: int, height: int, *, list_all: bool, verbose: bool) -> list[Text]:
-        """The screen: at most ``height`` lines, with a last one that says what was left out."""
-        lines = render(make_report(self._records, self._clock.now()), width, list_all=list_all, verbose=verbose)
+        """The screen: at most ``height`` lines, with a last one that says what was left out.
+
+        On a small screen problems are cut short, so that the queues and pools behind them are seen.
+        """
+        report = make_report(self._records, self._clock.now())
+        lines = render(report, width, list_all=list_all, verbose=verbose)
+        if len(lines) >= height and not verbose:
+            lines = render(report, width, list_all=list_all, brief=True)
         if self._away_since is not None:
             away = duration(self._clock.monotonic() - self._away_since)
             notice = f"etcd does not answer for {away}; this is the picture from before"

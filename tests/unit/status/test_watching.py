@@ -75,6 +75,7 @@ def test_the_screen_is_never_longer_than_the_terminal_and_says_how_much_it_hides
     lines = stage.screen(24).splitlines()
     assert len(lines) == 24
     assert lines[-1].startswith("…")
+    assert {"PROBLEMS", "QUEUES", "POOLS"} <= {line.split(" ")[0] for line in lines}
 
 
 def test_interrupting_ends_the_watch_quietly_after_it_has_drawn(stage: Stage) -> None:
