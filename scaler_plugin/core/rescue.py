@@ -76,10 +76,8 @@ def find_stranded(
     for task in tasks:
         if NO_RESCUE_TAG in task.tags or holders.has(task.task_id):
             continue
-        if now - task.status_changed_at < policy.rescue_grace_s:
-            continue
         if task.status is TaskStatus.QUEUED and task.task_id not in waiting:
-            if not holders.may_be_pulling(task.queue):
+            if now - task.status_changed_at >= policy.rescue_grace_s and not holders.may_be_pulling(task.queue):
                 found.append(_limbo(task))
         elif task.status is TaskStatus.IN_PROGRESS and task.worker_id is not None:
             stranded = _in_progress(task, task.worker_id, holders, observation, policy, now)
@@ -182,7 +180,7 @@ def _in_progress(
         what = f"Task {task.task_id} ran on {instance_id}, which EC2 has ended."
         return Stranded(task, Cause.INSTANCE_ENDED, instance_id, what)
     node = holders.nodes.get(instance_id)
-    if node is None or not _knows_its_slots(node):
+    if node is None or not _knows_its_slots(node) or now - task.status_changed_at < policy.rescue_grace_s:
         return None
     what = f"Task {task.task_id} is in progress on {instance_id}, where no process or container carries it."
     return Stranded(task, Cause.ABANDONED, instance_id, what)

@@ -1,0 +1,121 @@
+"""Puts tasks back that no one will ever run, and takes workers off ClearML's list whose instance is gone.
+
+Sweeps cost calls to ClearML beyond the one of a pass, so they are made where something may be stranded: while nodes are busy, tasks
+are open or instances end; otherwise only now and then. What looks stranded is acted upon when the next sweep sees the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import structlog
+
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.core.model import InstanceId, ServerTask, TaskId
+from scaler_plugin.core.observation import Observation
+from scaler_plugin.core.policy import ClusterPolicy
+from scaler_plugin.core.ports import Clock, TaskServer
+from scaler_plugin.core.rescue import Stranded, confirmed, find_duplicates, find_ghosts, find_stranded
+from scaler_plugin.errors import NotLeader
+from scaler_plugin.leader.guarded import GuardedService
+from scaler_plugin.leader.journal import Journal
+from scaler_plugin.leader.problems import ProblemBoard
+
+log = structlog.get_logger(__name__)
+
+#: Between two sweeps while something runs or waits: a task in limbo is found within its grace and two of these.
+SWEEP_S = 15.0
+#: To the sweep that confirms what was found, and after an instance has ended.
+CONFIRM_S = 5.0
+#: Between two sweeps of a cluster in which nothing happens.
+SWEEP_QUIET_S = 600.0
+
+
+class Rescuer:
+    def __init__(
+        self,
+        election: Election,
+        server: TaskServer,
+        clock: Clock,
+        problems: ProblemBoard,
+        journal: Journal,
+        clearml: GuardedService,
+    ) -> None:
+        self._election = election
+        self._server = server
+        self._clock = clock
+        self._problems = problems
+        self._journal = journal
+        self._clearml = clearml
+        self._next_at = float("-inf")
+        self._found: dict[TaskId, Stranded] = {}
+        self._open_tasks = 0
+        self._ended: frozenset[InstanceId] | None = None  # those whose ghosts have been looked for
+
+    def sweep(self, observation: Observation, policy: ClusterPolicy) -> None:
+        """One pass; does nothing when it is not time. Raises ``NotLeader`` when leadership ends on the way."""
+        self._report_duplicates(observation)
+        now = self._clock.monotonic()
+        newly_ended = observation.ending - (self._ended or frozenset())
+        if newly_ended:
+            self._next_at = min(self._next_at, now)
+        elif self._something_happens(observation):
+            self._next_at = min(self._next_at, now + SWEEP_S)
+        if now < self._next_at or observation.instances is None or observation.backlogs is None:
+            return
+        tasks = self._clearml.ask(lambda: self._server.open_tasks(policy.queues))
+        if tasks is None:
+            return
+        self._open_tasks = len(tasks)
+        found = find_stranded(observation, tasks, policy, self._clock.now())
+        for stranded in confirmed(found, self._found):
+            self._rescue(stranded, policy)
+        self._found = {stranded.task.task_id: stranded for stranded in found}
+        self._next_at = now + (CONFIRM_S if found else SWEEP_QUIET_S)
+        if newly_ended or self._ended is None:
+            self._unregister_ghosts(observation, policy)
+
+    def _something_happens(self, observation: Observation) -> bool:
+        return (
+            self._open_tasks > 0
+            or any(node.busy for node in observation.nodes)
+            or any(len(backlog) for backlog in (observation.backlogs or {}).values())
+        )
+
+    def _rescue(self, stranded: Stranded, policy: ClusterPolicy) -> None:
+        task, queue = stranded.task, stranded.task.queue
+        if queue is None:
+            return
+        if self._election.leadership is None:
+            raise NotLeader("Leadership ended before a task was put back; the successor finds it again.")
+        if task.requeues >= policy.max_requeues:
+            self._give_up(stranded, task)
+            return
+        reason = f"{stranded.sentence} Put back by scaler-sidecar ({task.requeues + 1} of {policy.max_requeues})."
+        if self._clearml.ask(lambda: self._server.requeue(task, queue, reason)):
+            log.warning("task_rescued", task=task.task_id, cause=stranded.cause.value, instance=stranded.on)
+            self._journal.record("rescued", task.task_id, reason, detail=stranded.cause.value)
+
+    def _give_up(self, stranded: Stranded, task: ServerTask) -> None:
+        reason = f"{stranded.sentence} It was put back {task.requeues} times before and is not tried again."
+        if self._clearml.ask(lambda: self._server.fail_task(task, reason)):
+            log.warning("task_given_up", task=task.task_id, cause=stranded.cause.value, requeues=task.requeues)
+            self._journal.record("rescue_given_up", task.task_id, reason, detail=stranded.cause.value)
+
+    def _report_duplicates(self, observation: Observation) -> None:
+        for duplicate in find_duplicates(observation.live_nodes):
+            nodes = " and ".join(duplicate.nodes)
+            self._problems.report(
+                f"task {duplicate.task_id}",
+                f"Task {duplicate.task_id} runs on {nodes} at the same time.",
+                "Abort it in ClearML and enqueue it once; see the events for how it came to be there.",
+            )
+
+    def _unregister_ghosts(self, observation: Observation, policy: ClusterPolicy) -> None:
+        workers = self._clearml.ask(self._server.workers)
+        if workers is None:
+            return
+        for worker_id in find_ghosts(observation, workers, policy.cluster, self._clock.now()):
+            log.info("unregistering_ghost", worker=worker_id)
+            self._clearml.ask(partial(self._server.unregister_worker, worker_id))
+        self._ended = observation.ending
