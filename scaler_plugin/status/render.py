@@ -20,6 +20,8 @@ from scaler_plugin.status.wording import counted, duration, plain
 #: So many lines of a failure's detail (a console's end) are shown, and so many with ``verbose``.
 DETAIL_LINES = 3
 DETAIL_LINES_VERBOSE = 60
+#: What is wrong takes so many lines at most where room is short.
+BRIEF_LINES = 2
 #: Of nodes with the same problem, so many are named.
 LISTED_ABOUTS = 3
 #: An error's text shorter than this may stand twice.
@@ -33,7 +35,7 @@ def render(
 ) -> list[Text]:
     """The lines. ``list_all`` lists every node of a large cluster, ``verbose`` shows more of what failures left behind.
 
-    ``brief`` cuts each problem to three lines, for a screen on which queues and pools must find room, too.
+    ``brief`` cuts each problem to a few lines, for a screen on which queues and pools must find room, too.
     """
     said = [problem.what for problem in report.problems]
     sections = (
@@ -125,12 +127,9 @@ def _problem_lines(problems: Iterable[ProblemStatus], width: int, verbose: bool,
         mark, style = ("! ", "bold red") if first.current else ("- ", "yellow")
         about = f"{mark}{plain(_abouts(same))}{_when(same)}"
         if brief:
-            for line in (
-                Text(about, style=style),
-                Text(f"  {_flat(first.what)}"),
-                Text(f"  → {_flat(first.what_to_do)}"),
-            ):
-                yield fit(line, width)
+            yield fit(Text(about, style=style), width)
+            yield from _first_lines(first.what, BRIEF_LINES, width)
+            yield from _first_lines(first.what_to_do, 1, width, first="  → ")
             continue
         yield from paragraph(about, width, first="", style=style)
         yield from paragraph(first.what, width)
@@ -138,8 +137,11 @@ def _problem_lines(problems: Iterable[ProblemStatus], width: int, verbose: bool,
         yield from _detail(first.detail, width, verbose)
 
 
-def _flat(text: str) -> str:
-    return plain(text).replace("\n", " ")
+def _first_lines(text: str, most: int, width: int, first: str = "  ") -> Iterator[Text]:
+    lines = list(paragraph(text, width, first=first))
+    if len(lines) > most:
+        lines[most - 1] = fit(Text(f"{lines[most - 1].plain} …"), width)
+    yield from lines[:most]
 
 
 def _abouts(same: Sequence[ProblemStatus]) -> str:

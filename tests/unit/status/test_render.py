@@ -20,7 +20,8 @@ def text(made: StatusReport, width: int = 80, **how: bool) -> str:
 @pytest.mark.parametrize("size", [0, 3, 30, 300])
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 200, 300])
 def test_no_line_is_longer_than_the_terminal_or_ends_in_blanks(size: int, width: int) -> None:
-    for line in render(report(*large_cluster(size)), width, list_all=True):
+    made = report(*large_cluster(size))
+    for line in [*render(made, width, list_all=True), *render(made, width, brief=True)]:
         assert line.cell_len <= width
         assert line.plain == line.plain.rstrip()
 
