@@ -37,6 +37,7 @@ An option comes before a variable, a variable before the file of `--config`.
 | `SCALER_CLUSTER` | the cluster's name |
 | `SCALER_PREFIX` | first part of every etcd key, `scaler-sidecar` if not set |
 | `SCALER_STATE_DIR` | where a node keeps this boot's state, `/run/scaler-sidecar` if not set |
+| `SCALER_AGENT_USER` | the user that the agents run as, where that is not the sidecar's own |
 | `SCALER_SHUTDOWN_COMMAND` | what ends the machine, `systemctl poweroff` if not set |
 | `AWS_…` | boto3's own, such as `AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_EC2` |
 | `CLEARML_…` | ClearML's own: `CLEARML_API_HOST`, `CLEARML_API_ACCESS_KEY`, `CLEARML_API_SECRET_KEY`, `CLEARML_CONFIG_FILE` … |
