@@ -79,7 +79,7 @@ class Gate:
     """One side's hand on one slot's gate. Not for use by several threads at once."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "gate.lock"
+        self.path = directory / "gate.lock"
         self._fd: int | None = None
 
     @property
@@ -105,7 +105,7 @@ class Gate:
 
     def _try(self, kind: int) -> bool:
         if self._fd is not None:
-            raise RuntimeError(f"{self._path} is held already")
+            raise RuntimeError(f"{self.path} is held already")
         while True:
             fd = self._open()
             try:
@@ -126,17 +126,17 @@ class Gate:
         # Opened anew for each try: an agent polls every few seconds, and a file that was replaced is noticed.
         try:
             # No symbolic link: the agents' user owns this directory's contents, and a sidecar that is root must not follow it.
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE)
             status = os.fstat(fd)
             if status.st_uid == os.geteuid() and status.st_mode & 0o777 != _LOCK_MODE:
                 os.fchmod(fd, _LOCK_MODE)  # the umask took the group's right to write
         except OSError as error:
-            raise _unusable(self._path, error) from error
+            raise _unusable(self.path, error) from error
         return fd
 
     def _is_current(self, fd: int) -> bool:
         """A lock on a file that somebody has since deleted or replaced locks nobody out."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
         except FileNotFoundError:
             return False

@@ -8,8 +8,9 @@ Both sides of the twin and of the real parts pass the same contract tests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from scaler_plugin.agent.pull_watch import PullWatch
 from scaler_plugin.core.model import QueueName, Slot, SlotState, TaskId
 from scaler_plugin.core.ports import Clock
 
@@ -90,9 +91,16 @@ class MemoryGates:
     def __init__(self, machine: MemorySlots) -> None:
         self._machine = machine
         self._derived: dict[int, tuple[SlotState, float]] = {}
+        self._pulls = tuple(PullWatch() for _ in machine.slots)
 
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(self._view(index, slot) for index, slot in enumerate(self._machine.slots))
+        clock = self._machine.clock
+        seen = []
+        for index, (slot, pulls) in enumerate(zip(self._machine.slots, self._pulls, strict=True)):
+            pulling_since = pulls.look(slot.puller is not None, clock.monotonic(), clock.now())
+            view = self._view(index, slot)
+            seen.append(view if pulling_since is None else replace(view, pulling_since=pulling_since))
+        return tuple(seen)
 
     def close(self) -> bool:
         slots = self._machine.slots

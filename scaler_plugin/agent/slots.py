@@ -13,18 +13,21 @@ searched only after an agent's death.
 ``since`` of idle and busy comes from the record, so it outlives the sidecar. It is told in today's wall clock even when that was
 stepped after the record was written (a machine that boots with a wrong clock must not seem to have idled for years).
 ``since`` of starting and down is when this sidecar first saw it.
+
+An agent that has held its gate for a pull remarkably long is shown (``pulling_since``, :mod:`scaler_plugin.agent.pull_watch`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from scaler_plugin.agent.gate import Gate, slot_directory
 from scaler_plugin.agent.processes import ContainersUnknown, ProcessKey, lives, living_containers, living_processes
+from scaler_plugin.agent.pull_watch import PullWatch, SharedLocks
 from scaler_plugin.agent.slot_record import SlotRecord, boottime, read_record, record_owner
 from scaler_plugin.core.model import Slot, SlotState
 from scaler_plugin.core.ports import Clock
@@ -60,6 +63,7 @@ class _SlotView:
     worker_id: str
     directory: Path
     gate: Gate
+    pulls: PullWatch = field(default_factory=PullWatch)
     remains: _Remains = field(default_factory=lambda: _Remains(None))
     since: float | None = None  # the present record's, in today's wall clock
     since_of: SlotRecord | None = None
@@ -97,10 +101,17 @@ class NodeSlots:
             view.gate.release()
 
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(self._slot(view) for view in self._views)
+        locks = None if self._closed else SharedLocks()  # behind closed gates no pull is under way
+        return tuple(self._slot_with_pull(view, locks) for view in self._views)
 
-    def _slot(self, view: _SlotView) -> Slot:
+    def _slot_with_pull(self, view: _SlotView, locks: SharedLocks | None) -> Slot:
         record = read_record(view.directory)
+        under_way = locks is not None and locks.on(view.gate.path, record.agent.pid if record else None)
+        pulling_since = view.pulls.look(under_way, self._clock.monotonic(), self._clock.now())
+        slot = self._slot(view, record)
+        return slot if pulling_since is None else replace(slot, pulling_since=pulling_since)
+
+    def _slot(self, view: _SlotView, record: SlotRecord | None) -> Slot:
         agent_lives = record is not None and lives(record.agent)
         if record is not None and agent_lives and not self._closed:
             return self._recorded(view, record)

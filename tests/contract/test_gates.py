@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Protocol
 import pytest
 
 from scaler_plugin.agent.memory_gates import MemoryAgentSlot, MemoryGates, MemorySlots
+from scaler_plugin.agent.pull_watch import LONG_PULL_S
 from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
 from scaler_plugin.core.ports import Gates
@@ -23,12 +25,20 @@ QUEUE = QueueName("gpu")
 DEADLINE_S = 20.0
 
 
-class WallClock:
+class SkippingClock:
+    """The real clocks, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def skip(self, seconds: float) -> None:
+        self._skipped += seconds
+
     def now(self) -> float:
-        return time.time()
+        return time.time() + self._skipped
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + self._skipped
 
 
 class Agent(Protocol):
@@ -41,6 +51,8 @@ class Agent(Protocol):
 
 class Machine(Protocol):
     """A node: processes come and go on it."""
+
+    clock: SkippingClock
 
     def agent(self, slot: int = 0) -> Agent: ...
     def sidecar(self) -> Gates: ...
@@ -101,12 +113,13 @@ class RealMachine:
     def __init__(self, state_dir: Path, slots: int) -> None:
         self._state_dir, self._slots = state_dir, slots
         self.started: list[int] = []
+        self.clock = SkippingClock()
 
     def agent(self, slot: int = 0) -> ProcessAgent:
         return ProcessAgent(self._state_dir, slot, self.started)
 
     def sidecar(self) -> NodeSlots:
-        return NodeSlots(self._state_dir, self._slots, [f"w:{slot}" for slot in range(self._slots)], WallClock())
+        return NodeSlots(self._state_dir, self._slots, [f"w:{slot}" for slot in range(self._slots)], self.clock)
 
     def kill_sidecar(self, sidecar: Gates) -> None:
         # In one process with the test: the kernel would close its files, which is what letting go of the object does.
@@ -122,7 +135,8 @@ class RealMachine:
 
 class MemoryMachine:
     def __init__(self, slots: int) -> None:
-        self._machine = MemorySlots(slots, WallClock())
+        self.clock = SkippingClock()
+        self._machine = MemorySlots(slots, self.clock)
 
     def agent(self, slot: int = 0) -> MemoryAgentSlot:
         return MemoryAgentSlot(self._machine, slot)
@@ -167,6 +181,13 @@ def wait_for_state(gates: Gates, wanted: SlotState) -> None:
     while (seen := state(gates)) is not wanted:
         assert time.monotonic() < deadline, f"the slot stays {seen}, not {wanted}"
         time.sleep(0.05)
+
+
+def poll_once(agent: Agent) -> bool:
+    entered = agent.try_enter_pull()
+    if entered:
+        agent.finish_pull(None)
+    return entered
 
 
 def poll_empty(agent: Agent) -> None:
@@ -242,6 +263,58 @@ def test_closing_twice_and_opening_twice_is_harmless(machine: Machine) -> None:
     sidecar.open()
     sidecar.open()
     assert agent.try_enter_pull()
+
+
+def test_a_pull_that_lasts_is_shown_with_its_beginning_and_a_short_one_is_not(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    assert agent.try_enter_pull()
+    before = machine.clock.now()
+    assert sidecar.slots()[0].pulling_since is None
+    machine.clock.skip(LONG_PULL_S - 5)
+    assert sidecar.slots()[0].pulling_since is None
+    machine.clock.skip(10)
+    since = sidecar.slots()[0].pulling_since
+    assert since is not None
+    assert before <= since <= before + 5
+    agent.finish_pull(None)
+    assert sidecar.slots()[0].pulling_since is None
+
+
+def test_pulls_with_pauses_in_between_are_not_one_long_pull(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    for _ in range(3):
+        assert agent.try_enter_pull()
+        assert sidecar.slots()[0].pulling_since is None
+        machine.clock.skip(LONG_PULL_S - 5)
+        agent.finish_pull(None)
+        assert sidecar.slots()[0].pulling_since is None
+
+
+def test_looking_for_a_long_pull_never_costs_the_agent_a_poll(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            sidecar.slots()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        assert all(poll_once(agent) for _ in range(300))
+    finally:
+        stop.set()
+        looker.join()
+
+
+def test_the_pull_of_an_agent_that_died_in_it_is_over(machine: Machine) -> None:
+    sidecar, agent = machine.sidecar(), machine.agent()
+    poll_empty(agent)
+    assert agent.try_enter_pull()
+    sidecar.slots()
+    machine.clock.skip(LONG_PULL_S + 5)
+    agent.crash(task_survives=False)
+    assert sidecar.slots()[0].pulling_since is None
 
 
 def test_gates_close_all_or_none(make_machine: MakeMachine) -> None:
