@@ -63,7 +63,8 @@ class Observation:
     @cached_property
     def unrecorded(self) -> tuple[Instance, ...]:
         """Living instances of the cluster with no node record, and no launch record that holds or may yet find them."""
-        held = {i for launch in self.launches for i in launch.instance_ids}
+        # Those awaited only: one that has registered and then lost its node record is in no record any more.
+        held = {i for launch in self.launches for i in launch.awaited}
         unresolved = {launch.launch_id for launch in self.launches if not launch.instance_ids}
         return tuple(
             instance

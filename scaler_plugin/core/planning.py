@@ -78,6 +78,7 @@ class _Planner:
         self._demand = {queue: observation.waiting(queue) for queue in policy.queues}
         self._cluster_room = policy.max_instances - sum(count.instances for count in census.values())
         self._refusals: dict[QueueName, list[str]] = {}
+        self._postponed: dict[QueueName, int] = {}
 
     def plan(self) -> LaunchPlan:
         consume_supply(
@@ -87,9 +88,9 @@ class _Planner:
         )
         launches = tuple(decision for pool in self._policy.pools if (decision := self._plan_pool(pool)))
         unserved = tuple(
-            Unserved(queue, waiting, " ".join(dict.fromkeys(self._refusals.get(queue, ()))))
+            Unserved(queue, left, " ".join(dict.fromkeys(self._refusals.get(queue, ()))))
             for queue, waiting in self._demand.items()
-            if waiting > 0
+            if (left := waiting + self._postponed.get(queue, 0)) > 0
         )
         return LaunchPlan(launches, unserved, self._census)
 
@@ -106,13 +107,19 @@ class _Planner:
             self._refuse(pool, f"Pool {pool.name} pauses after a failed launch: {cooldown.what}")
             return None
         pool_room = pool.max_instances - count.instances
-        number = min(wanted, pool_room, self._cluster_room, MAX_INSTANCES_PER_LAUNCH)
-        if number < wanted:
+        granted = min(wanted, pool_room, self._cluster_room)
+        if granted < wanted:
             self._refuse(pool, self._why_not_more(pool, pool_room))
-        if number <= 0:
+        if granted <= 0:
             return None
-        self._cluster_room -= number
+        self._cluster_room -= granted
+        number = min(granted, MAX_INSTANCES_PER_LAUNCH)
         served = self._serve(pool, number * pool.slots_per_node)
+        if number < granted:
+            # What one launch does not hold is this pool's all the same: it must not fall to a less preferred one.
+            for queue, tasks in self._serve(pool, (granted - number) * pool.slots_per_node).items():
+                self._postponed[queue] = self._postponed.get(queue, 0) + tasks
+            self._refuse(pool, f"Pool {pool.name} launches {number} instances at a time; the rest follows.")
         return LaunchDecision(pool.name, number, _reason(served, number, for_minimum))
 
     def _serve(self, pool: PoolPolicy, slots: int) -> dict[QueueName, int]:
@@ -130,11 +137,9 @@ class _Planner:
             self._refusals.setdefault(queue, []).append(why)
 
     def _why_not_more(self, pool: PoolPolicy, pool_room: int) -> str:
-        if pool_room <= self._cluster_room and pool_room < MAX_INSTANCES_PER_LAUNCH:
+        if pool_room <= self._cluster_room:
             return f"Pool {pool.name} is at its max_instances of {pool.max_instances}."
-        if self._cluster_room < MAX_INSTANCES_PER_LAUNCH:
-            return f"The cluster is at its max_instances of {self._policy.max_instances}."
-        return f"Pool {pool.name} launches {MAX_INSTANCES_PER_LAUNCH} instances at a time; the rest follows."
+        return f"The cluster is at its max_instances of {self._policy.max_instances}."
 
 
 def _reason(served: Mapping[QueueName, int], number: int, for_minimum: int) -> str:
