@@ -94,6 +94,19 @@ def _importable(name: str) -> bool:
     return hasattr(found, attribute)
 
 
+def test_every_sentence_that_troubleshooting_quotes_is_one_that_the_program_says() -> None:
+    page = prose(ROOT / "docs" / "troubleshooting.md")
+    sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "scaler_plugin").rglob("*.py"))
+    quoted = re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", page)
+    assert quoted
+    invented = [
+        sentence
+        for sentence in quoted
+        if any(part.strip() not in sources for part in sentence.split("…") if part.strip())
+    ]
+    assert not invented
+
+
 def test_the_page_of_the_command_line_is_not_stale() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == reference(), "run: make docs"
