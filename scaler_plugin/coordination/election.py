@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 from scaler_plugin.coordination.codec import decode, encode
@@ -113,9 +113,19 @@ class Election:
     """One candidate. ``step`` and ``resign`` belong to one thread, ``renew`` may have its own; anyone may read ``leadership``."""
 
     def __init__(
-        self, store: Store, keys: Keys, candidate: str, clock: Clock, ttl_s: int = 10, margin_s: float = 1.0
+        self,
+        store: Store,
+        keys: Keys,
+        candidate: str,
+        clock: Clock,
+        ttl_s: int = 10,
+        margin_s: float = 1.0,
+        make_lock: Callable[[], AbstractContextManager[bool]] = threading.Lock,
     ) -> None:
-        """Raises ``ConfigError`` unless ``ttl > ttl - margin > renewal interval``, so that no bad combination ever runs."""
+        """Raises ``ConfigError`` unless ``ttl > ttl - margin > renewal interval``, so that no bad combination ever runs.
+
+        ``make_lock`` makes the lock that is held over calls to etcd; the simulated world has threads of its own.
+        """
         if ttl_s < SHORTEST_TTL_S:
             raise ConfigError(f"the leader's TTL of {ttl_s} s is too short for etcd; use {SHORTEST_TTL_S} s or more")
         if not 0 < margin_s < ttl_s - ttl_s / RENEWALS_PER_TTL:
@@ -129,7 +139,7 @@ class Election:
         self._clock = clock
         self._ttl_s = ttl_s
         self._margin_s = margin_s
-        self._stepping = threading.Lock()  # held over calls to etcd; never by renew or leadership
+        self._stepping = make_lock()  # held over calls to etcd; never by renew or leadership
         self._state = threading.Lock()  # held for assignments only
         self._lease: LeaseId | None = None  # ours, whether the key is under it or not
         self._leadership: Leadership | None = None

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
 
 import structlog
 
@@ -24,6 +26,20 @@ from scaler_plugin.errors import LeaseLost, StoreError
 log = structlog.get_logger(__name__)
 
 
+class Lock(Protocol):
+    """``threading.Lock``, or its like in the simulated world, which has threads of its own."""
+
+    def acquire(self, blocking: bool = ..., /) -> bool: ...
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> bool: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
 class Condemned(StoreError):
     """The leader has marked this instance for termination because it did not register in time; it must not start to work."""
 
@@ -31,12 +47,19 @@ class Condemned(StoreError):
 class Registry:
     """One node's record. May be used from several threads; a renewal in its own thread keeps the lease alive."""
 
-    def __init__(self, store: Store, keys: Keys, clock: Clock, ttl_s: int = 30) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        clock: Clock,
+        ttl_s: int = 30,
+        make_lock: Callable[[], Lock] = threading.Lock,
+    ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
         self._ttl_s = ttl_s
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._lease: LeaseId | None = None
         self._node: Node | None = None  # as published last
         self._written: str | None = None  # what etcd holds, as far as we know
@@ -70,7 +93,7 @@ class Registry:
         While a :meth:`publish` is under way it is skipped rather than waited for: the thread that renews has the leader's lease
         to keep alive too, and two more renewals fit into the TTL.
         """
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             return
         try:
             if self._lease is not None and self._node is not None:

@@ -25,3 +25,17 @@ class VirtualClock:
     def jump_wall(self, seconds: float) -> None:
         """Set the wall clock forward (or back, if negative) without time passing."""
         self._wall_offset += seconds
+
+
+class SkewedClock:
+    """One machine's clock: the world's time, with a wall clock that may be off."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.skew_s = 0.0
+
+    def now(self) -> float:
+        return self._clock.now() + self.skew_s
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,9 @@ from scaler_plugin.sidecar.ports import NodePorts
 from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 from scaler_plugin.simulation.agents import SimAgent
+from scaler_plugin.simulation.clock import SkewedClock
 from scaler_plugin.simulation.scheduler import SimProcess
+from scaler_plugin.simulation.slow_clients import SimFleet, SimLock, SlowStore, SlowTaskClient
 
 if TYPE_CHECKING:
     from scaler_plugin.simulation.world import World
@@ -51,13 +54,16 @@ class SimMachine:
         self.world = world
         self.host = SimHost(self._begin_shutdown)
         self.on = True
-        self.slots = MemorySlots(slots, world.clock)
         self.agents: list[SimAgent] = []
         self.sidecar: Sidecar | None = None
         self.sidecar_process = SimProcess("")
-        self.store = world.store.client(identity.instance_id)
-        self.server = world.server.client(identity.instance_id)
-        self.fleet = world.fleet_client(identity.instance_id)
+        self.clock = SkewedClock(world.clock)
+        self.slots = MemorySlots(slots, self.clock)
+        self.store_client = world.store.client(identity.instance_id)
+        self.store = SlowStore(self.store_client, world.network)
+        self.server = SlowTaskClient(world.server, identity.instance_id)
+        self.server.network = world.network
+        self.fleet = SimFleet(world.fleet, world.network)
         self._gates = MemoryGates(self.slots)
         self._poke: Callable[[], None] = lambda: None
         self._shutting_down = False
@@ -66,6 +72,17 @@ class SimMachine:
     def busy(self) -> bool:
         """Whether an agent of the machine holds a task, from its pull to its end, or a child of one lives."""
         return any(agent.task_id is not None for agent in self.agents) or any(s.task_lives for s in self.slots.slots)
+
+    @property
+    def processes(self) -> list[SimProcess]:
+        """Everything that runs on the machine."""
+        children = [agent.child for agent in self.agents if agent.child is not None]
+        return [self.sidecar_process, *(agent.process for agent in self.agents), *children]
+
+    def pause(self, until: float) -> None:
+        """The whole machine stands still until this moment of the world's monotonic clock."""
+        for process in self.processes:
+            process.paused_until = max(process.paused_until, until)
 
     @property
     def leads(self) -> bool:
@@ -96,12 +113,13 @@ class SimMachine:
 
     def start_sidecar(self) -> None:
         """A new process: nothing of an earlier one's memory is left."""
-        world, clock, keys = self.world, self.world.clock, self.world.keys
+        world, clock, keys = self.world, self.clock, self.world.keys
         self._gates = MemoryGates(self.slots)
         follower = ConfigFollower(self.store, keys)
         settings = FollowedSettings(follower, lambda _config, _pool, _launch: "")
-        election = Election(self.store, keys, self.identity.instance_id, clock, ttl_s=world.leader_ttl_s)
-        registry = Registry(self.store, keys, clock, ttl_s=world.node_ttl_s)
+        lock = partial(SimLock, world.scheduler)
+        election = Election(self.store, keys, self.identity.instance_id, clock, world.leader_ttl_s, make_lock=lock)
+        registry = Registry(self.store, keys, clock, world.node_ttl_s, make_lock=lock)
         rng = Random(world.rng.getrandbits(32))
 
         def leader() -> Leader:
@@ -146,7 +164,7 @@ class SimMachine:
         """SIGKILL; systemd starts it again."""
         self.sidecar_process.kill()
         self._gates.crash()
-        self.store.close()  # its connections
+        self.store_client.close()  # its connections
         self.world.scheduler.call_later(RESTART_S, lambda: self.start_sidecar() if self.on else None)
 
     def kill_agent(self, slot: int) -> None:
@@ -167,9 +185,12 @@ class SimMachine:
     def _begin_shutdown(self) -> None:
         if not self._shutting_down:
             self._shutting_down = True
-            self.world.scheduler.call_later(SHUTDOWN_S, self._finish_shutdown)
+            self.world.scheduler.spawn(SimProcess(f"systemd {self.identity.instance_id}"), self._shut_down)
 
-    def _finish_shutdown(self) -> None:
+    def _shut_down(self) -> None:
+        """What systemd does: the agents first, then the sidecar, then the power."""
+        scheduler = self.world.scheduler
+        scheduler.sleep(SHUTDOWN_S)
         if not self.on:
             return
         self.world.about_to_shut_down(self)
@@ -178,8 +199,9 @@ class SimMachine:
         if self.sidecar is not None and self.sidecar_process.alive:
             self.sidecar_process.kill()
             self.sidecar.stop()
-        self.power_off()
-        self.world.fleet.guest_shut_down(self.identity.instance_id)
+        if self.on:
+            self.power_off()
+            self.world.fleet.guest_shut_down(self.identity.instance_id)
 
 
 def standby_identity(cluster: str) -> NodeIdentity:

@@ -66,6 +66,11 @@ class Scheduler:
         self._schedule(thread, seconds)
         self._hub.switch()
 
+    @property
+    def in_thread(self) -> bool:
+        """Whether the caller is a thread of this world, which may sleep; the world's own code may not."""
+        return getcurrent() in self._threads
+
     def next_due(self) -> float | None:
         """When (monotonic) the next thread or action is due."""
         return self._queue[0][0] if self._queue else None

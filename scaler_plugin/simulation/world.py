@@ -17,17 +17,17 @@ from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryStore
 from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.core.model import InstanceId, InstanceState, NodeIdentity, NodeRole, QueueName, TaskId
-from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import StoreError
 from scaler_plugin.simulation.clock import VirtualClock
 from scaler_plugin.simulation.machine import SimMachine, standby_identity
 from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
+from scaler_plugin.simulation.slow_clients import Network
 from scaler_plugin.simulation.workload import Durations
 
 
 class World:
     """``step_s`` (a sidecar's look when nothing wakes it), ``lead_step_s`` (a candidate's), ``node_ttl_s`` and ``agent_poll_s`` are
-    coarser than in life where a day should pass in seconds.
+    coarser than in life where a day should pass in seconds. ``one_way_s`` draws how long a call travels each way.
     """
 
     def __init__(
@@ -40,10 +40,12 @@ class World:
         node_ttl_s: int = 90,
         agent_poll_s: float = 10.0,
         lead_step_s: float = 1.0,
+        one_way_s: Callable[[Random], float] = lambda _rng: 0.0,
     ) -> None:
         self.rng = Random(seed)
         self.clock = VirtualClock()
         self.scheduler = Scheduler(self.clock)
+        self.network = Network(self.scheduler, lambda: one_way_s(self.rng))
         self.store = MemoryStore(self.clock)
         self.server = MemoryTaskServer(self.clock)
         #: EC2's wall clock is its own and never jumps.
@@ -66,10 +68,6 @@ class World:
         self.standby = SimMachine(self, standby_identity(config.cluster), slots=0)
         self.standby.boot()
         self.scheduler.spawn(SimProcess("ClearML watchdog"), self._watchdog)
-
-    def fleet_client(self, _machine: InstanceId) -> Fleet:
-        """EC2 as one machine reaches it."""
-        return self.fleet
 
     def submit(self, queue: QueueName, duration_s: float) -> TaskId:
         """Somebody enqueues a task that will run for so long."""
