@@ -41,12 +41,24 @@ def agent_user(environment: Mapping[str, str]) -> AgentUser | None:
 
 
 def make_slot_directories(directory: Path, slots: int, user: AgentUser) -> None:
-    """Make ``slots/<n>`` for the agents' group to write into; the directory above is only to be read."""
+    """Make ``slots/<n>`` with its gate for the agents' group to write into; the directory above is only to be read."""
     above = directory / "slots"
     try:
         for path, mode in ((above, _SLOTS_MODE), *((above / str(slot), _SLOT_MODE) for slot in range(slots))):
             path.mkdir(exist_ok=True)
             os.chown(path, -1, user.group_id)
             path.chmod(mode)
+        for slot in range(slots):
+            _make_gate(above / str(slot) / "gate.lock", user)
     except OSError as error:
         raise HostError(f"{above} could not be given to the group of {user.name}: {error}. Run as root.") from error
+
+
+def _make_gate(path: Path, user: AgentUser) -> None:
+    """Made here, so that neither side ever finds it with the other's umask."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
+    try:
+        os.fchown(fd, -1, user.group_id)
+        os.fchmod(fd, 0o660)
+    finally:
+        os.close(fd)

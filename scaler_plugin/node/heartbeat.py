@@ -21,6 +21,6 @@ def beat(directory: Path) -> None:
     with suppress(OSError):
         fd = os.open(directory / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, f"{boottime():013.2f}\n".encode())
+            os.write(fd, f"{boottime():13.2f}\n".encode())
         finally:
             os.close(fd)

@@ -61,6 +61,7 @@ def test_the_agents_group_writes_into_its_slots_and_only_reads_above_them(tmp_pa
     assert mode_and_group(tmp_path / "slots") == (0o750, reader.group_id)
     for slot in ("0", "1"):
         assert mode_and_group(tmp_path / "slots" / slot) == (0o2770, reader.group_id)
+        assert mode_and_group(tmp_path / "slots" / slot / "gate.lock") == (0o660, reader.group_id)
 
 
 def test_a_symbolic_link_in_place_of_the_gate_is_not_followed(tmp_path: Path) -> None:

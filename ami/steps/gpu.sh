@@ -1,0 +1,31 @@
+# The NVIDIA driver, unless the source image has it, and the container toolkit where there is docker.
+if [ "$SCALER_GPU_DRIVER" = install ]; then
+  case $ID in
+    ubuntu)
+      # The "server" branch is the one for data centre GPUs; AWS kernels have it prebuilt, so nothing is compiled.
+      apt-get -q -y --no-install-recommends install \
+        "linux-modules-nvidia-${SCALER_NVIDIA_BRANCH:=570-server}-aws" "nvidia-headless-no-dkms-$SCALER_NVIDIA_BRANCH" \
+        "nvidia-utils-$SCALER_NVIDIA_BRANCH"
+      ;;
+    debian)
+      sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*.sources
+      apt-get -q update
+      apt-get -q -y --no-install-recommends install linux-headers-cloud-amd64 nvidia-driver nvidia-smi
+      ;;
+  esac
+elif ! command -v nvidia-smi >/dev/null; then
+  fail "SCALER_GPU_DRIVER=present, but this source image has no nvidia-smi: choose one with the driver, or set it to install."
+fi
+if command -v dockerd >/dev/null && ! command -v nvidia-ctk >/dev/null; then
+  # NVIDIA's own repository; its key is fetched once, at bake time, and apt checks every package with it.
+  toolkit=https://nvidia.github.io/libnvidia-container
+  apt-get -q -y --no-install-recommends install curl gpg
+  curl -fsSL "$toolkit/gpgkey" | gpg --dearmor --yes -o /usr/share/keyrings/nvidia-container-toolkit.gpg
+  echo "deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit.gpg] $toolkit/stable/deb/amd64 /" \
+    >/etc/apt/sources.list.d/nvidia-container-toolkit.list
+  apt-get -q update
+  apt-get -q -y --no-install-recommends install nvidia-container-toolkit
+fi
+if command -v dockerd >/dev/null; then
+  nvidia-ctk runtime configure --runtime=docker
+fi
