@@ -9,7 +9,9 @@ from __future__ import annotations
 from scaler_plugin.cli.lazy_group import LazyCommand
 
 COMMANDS = (
-    LazyCommand("status", "scaler_plugin.cli.status:status", "Show the cluster: leader, problems, queues, pools, nodes."),
+    LazyCommand(
+        "status", "scaler_plugin.cli.status:status", "Show the cluster: leader, problems, queues, pools, nodes."
+    ),
     LazyCommand("boot", "scaler_plugin.cli.node:boot", "Set this instance up from its user-data, once per boot."),
     LazyCommand("run", "scaler_plugin.cli.node:run", "Run this machine's sidecar until SIGTERM."),
     LazyCommand("node", "scaler_plugin.cli.node:node", "Ask this machine's sidecar what it knows."),
