@@ -1,17 +1,28 @@
 """Which instances to terminate because they will never be of use, and which records to remove because their subject is gone.
 
-Guarantees: an instance is terminated only on two witnesses, etcd (no node record) **and** ClearML (no worker with a
-task on it); when ClearML could not be read, nothing is terminated. An instance that does useful work without a record
+Guarantees: an instance is terminated only on two witnesses, etcd (no node record) **and** ClearML (no sign of a task
+on it); when ClearML could not be read, nothing is terminated. An instance that does useful work without a record
 is left alone and reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaler_plugin.core.census import may_register_until
-from scaler_plugin.core.model import ClearmlWorker, InstanceId, LaunchId, Node, NodeRole, PoolName, TaskId, WorkerId
+from scaler_plugin.core.model import (
+    ClearmlWorker,
+    InstanceId,
+    LaunchId,
+    Node,
+    NodeRole,
+    PoolName,
+    ServerTask,
+    TaskId,
+    TaskStatus,
+    WorkerId,
+)
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 
@@ -59,7 +70,7 @@ def _late(observation: Observation, policy: ClusterPolicy, now: float) -> list[S
     for launch in observation.launches:
         if not launch.awaited:
             continue
-        waited = now - launch.attempts[-1].started_at
+        waited = now - launch.awaited_since
         timeout = _startup_timeout(policy, launch.pool)
         if waited >= timeout:
             cause = f"did not register within its startup_timeout of {timeout:.0f} s"
@@ -87,18 +98,34 @@ def _startup_timeout(policy: ClusterPolicy, pool: PoolName | None) -> float:
     return known.startup_timeout_s if known else ORPHAN_STARTUP_TIMEOUT_S
 
 
-def judge(suspects: Sequence[Suspect], workers: Sequence[ClearmlWorker]) -> Verdict:
-    """The second witness: a suspect is condemned unless a ClearML worker on it reports a task."""
-    at_work: Mapping[str, ClearmlWorker] = {
-        instance_of(worker.worker_id): worker for worker in workers if worker.task_id is not None
-    }
+def judge(
+    suspects: Sequence[Suspect],
+    workers: Sequence[ClearmlWorker],
+    tasks: Sequence[ServerTask],
+    lost_after_s: float,
+    now: float,
+) -> Verdict:
+    """The second witness: a suspect is condemned unless ClearML has heard of a task on it within ``lost_after_s``.
+
+    Both lists are asked, as a worker that reports no more leaves the server's list after 600 s while its task may go on.
+    """
+    at_work: dict[str, tuple[WorkerId, TaskId]] = {}
+    for task in tasks:
+        if (
+            task.status is TaskStatus.IN_PROGRESS
+            and task.worker_id is not None
+            and now - max(task.last_update_at, task.status_changed_at) < lost_after_s
+        ):
+            at_work[instance_of(task.worker_id)] = (task.worker_id, task.task_id)
+    for worker in workers:
+        if worker.task_id is not None:
+            at_work[instance_of(worker.worker_id)] = (worker.worker_id, worker.task_id)
     condemned, working = [], []
     for suspect in suspects:
-        worker = at_work.get(suspect.instance_id)
-        if worker is None or worker.task_id is None:
-            condemned.append(suspect)
+        if suspect.instance_id in at_work:
+            working.append(Working(suspect, *at_work[suspect.instance_id]))
         else:
-            working.append(Working(suspect, worker.worker_id, worker.task_id))
+            condemned.append(suspect)
     return Verdict(tuple(condemned), tuple(working))
 
 

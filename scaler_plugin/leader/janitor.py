@@ -17,7 +17,7 @@ from scaler_plugin.coordination.launch_book import LaunchBook
 from scaler_plugin.coordination.store import Delete, Store
 from scaler_plugin.core.housekeeping import Suspect, Working, find_gone_nodes, find_suspects, judge
 from scaler_plugin.core.launching import is_complete, still_awaited
-from scaler_plugin.core.model import Launch
+from scaler_plugin.core.model import Launch, LaunchId
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
@@ -61,45 +61,47 @@ class Janitor:
 
     def tidy(self, observation: Observation, policy: ClusterPolicy) -> bool:
         """One pass; true if an instance was terminated, so that EC2's listing is about to change."""
+        launches: dict[LaunchId, Launch] = {}
         for launch in observation.launches:
-            self._update_launch(launch, still_awaited(launch, observation))
+            kept = self._update_launch(launch, still_awaited(launch, observation))
+            if kept is not None:
+                launches[launch.launch_id] = kept
         for node in find_gone_nodes(observation, self._clock.now()):
             self._election.fenced([Delete(self._keys.node(node.instance_id))])
             log.info("node_gone", instance=node.instance_id, pool=node.pool)
             self._journal.record(
                 "node_gone", node.instance_id, f"EC2 has ended {node.instance_id}; its node record was removed."
             )
-        return self._terminate_useless(observation, policy)
+        terminated = self._terminate_useless(observation, policy)
+        for suspect in terminated:
+            if suspect.launch_id is not None and (record := launches.get(suspect.launch_id)) is not None:
+                awaited = tuple(i for i in record.awaited if i != suspect.instance_id)
+                kept = self._update_launch(record, replace(record, awaited=awaited))
+                if kept is not None:
+                    launches[suspect.launch_id] = kept
+        return bool(terminated)
 
-    def _update_launch(self, launch: Launch, updated: Launch) -> None:
+    def _update_launch(self, launch: Launch, updated: Launch) -> Launch | None:
+        """Write the record if it has changed; ``None`` once it is complete and gone."""
         if is_complete(updated):
             self._book.delete(self._election, launch.launch_id)
-        elif updated != launch:
+            return None
+        if updated != launch:
             self._book.put(self._election, updated)
+        return updated
 
-    def _terminate_useless(self, observation: Observation, policy: ClusterPolicy) -> bool:
+    def _terminate_useless(self, observation: Observation, policy: ClusterPolicy) -> list[Suspect]:
         suspects = find_suspects(observation, policy, self._clock.now())
         if not suspects:
-            return False
+            return []
         workers = self._clearml.ask(self._server.workers)
-        if workers is None:
-            return False
-        verdict = judge(suspects, workers)
+        tasks = self._clearml.ask(lambda: self._server.open_tasks(policy.queues)) if workers is not None else None
+        if workers is None or tasks is None:
+            return []
+        verdict = judge(suspects, workers, tasks, policy.lost_after_s, self._clock.now())
         for working in verdict.working:
             self._report_working(working)
-        launches = {launch.launch_id: launch for launch in observation.launches}
-        for suspect in verdict.condemned:
-            if suspect.launch_id is not None:
-                launch = launches[suspect.launch_id]
-                launches[suspect.launch_id] = replace(
-                    launch, awaited=tuple(i for i in launch.awaited if i != suspect.instance_id)
-                )
-        terminated = [suspect for suspect in verdict.condemned if self._terminate(suspect)]
-        given_up = {suspect.launch_id for suspect in terminated if suspect.launch_id is not None}
-        for launch in observation.launches:
-            if launch.launch_id in given_up:
-                self._update_launch(launch, launches[launch.launch_id])
-        return bool(terminated)
+        return [suspect for suspect in verdict.condemned if self._terminate(suspect)]
 
     def _terminate(self, suspect: Suspect) -> bool:
         if not self._ec2.available or not condemn(self._election, self._store, self._keys, suspect.instance_id):
