@@ -10,16 +10,28 @@ from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import CreatedAt, Put, Store
 from scaler_plugin.core.model import InstanceId
+from scaler_plugin.errors import NotLeader
 
 #: The mark goes by itself once the instance is certainly gone.
 MARK_TTL_S = 3600
 
 
 def condemn(election: Election, store: Store, keys: Keys, instance_id: InstanceId) -> bool:
-    """Put the mark, fenced; false if the node has registered meanwhile."""
-    lease = store.grant_lease(MARK_TTL_S)
+    """Put the mark, fenced; false if the node has registered meanwhile.
+
+    A mark that is there already stays as it is: no node registers past it. Raises :class:`~scaler_plugin.errors.NotLeader`.
+    """
     key = keys.condemned(instance_id)
-    marked = election.fenced([Put(key, "{}", lease)], compare=[CreatedAt(keys.node(instance_id), 0)])
+    if store.get(key) is not None:
+        if election.leadership is None:
+            raise NotLeader(f"leadership ended before {instance_id} was terminated; the successor decides anew")
+        return True
+    lease = store.grant_lease(MARK_TTL_S)
+    try:
+        marked = election.fenced([Put(key, "{}", lease)], compare=[CreatedAt(keys.node(instance_id), 0)])
+    except NotLeader:
+        store.revoke_lease(lease)
+        raise
     if not marked:
         store.revoke_lease(lease)
     return marked

@@ -94,7 +94,7 @@ class _Census:
         if launch.instance_ids:
             ending, node_ids = self._observation.ending, self._observation.node_ids
             number = sum(1 for i in launch.awaited if i not in ending and i not in node_ids)
-            late = pool is None or self._now - launch.attempts[-1].started_at >= pool.startup_timeout_s
+            late = pool is None or self._now - launch.awaited_since >= pool.startup_timeout_s
         else:
             # The call may have been made, whatever EC2 lists of it already: the record stands for its whole count,
             # less the instances that registered before the answer was written down.

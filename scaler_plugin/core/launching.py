@@ -41,26 +41,26 @@ def new_launch(
     return _with_next_attempt(launch, now)
 
 
-def succeeded(launch: Launch, instance_ids: tuple[InstanceId, ...]) -> Launch:
+def succeeded(launch: Launch, instance_ids: tuple[InstanceId, ...], now: float) -> Launch:
     """The record with its open attempt answered: these instances were started."""
-    return replace(_answered(launch, instance_ids=instance_ids), awaited=instance_ids)
+    return replace(_answered(launch, now, instance_ids=instance_ids), awaited=instance_ids)
 
 
 def refused(launch: Launch, error: str, now: float) -> Launch | None:
     """The record with its open attempt refused and the next candidate's attempt open; ``None`` when none is left."""
-    launch = _answered(launch, error=error)
+    launch = _answered(launch, now, error=error)
     if len(launch.attempts) >= len(launch.candidates):
         return None
     return _with_next_attempt(launch, now)
 
 
-def found_by_tag(launch: Launch, found: tuple[Instance, ...]) -> Launch:
+def found_by_tag(launch: Launch, found: tuple[Instance, ...], now: float) -> Launch:
     """Resolve an open attempt by the instances that carry the launch's tag (at least one).
 
     Only an open attempt is ever resolved, and no two are open at once, so whatever carries the tag belongs to it.
     Instances that have ended already are part of the answer, but nobody waits for them.
     """
-    record = succeeded(launch, tuple(instance.instance_id for instance in found))
+    record = succeeded(launch, tuple(instance.instance_id for instance in found), now)
     gone = {instance.instance_id for instance in found if instance.state.ending}
     return replace(record, awaited=tuple(i for i in record.awaited if i not in gone))
 
@@ -91,8 +91,10 @@ def _with_next_attempt(launch: Launch, now: float) -> Launch:
     return replace(launch, attempts=(*launch.attempts, attempt))
 
 
-def _answered(launch: Launch, *, instance_ids: tuple[InstanceId, ...] = (), error: str | None = None) -> Launch:
+def _answered(
+    launch: Launch, now: float, *, instance_ids: tuple[InstanceId, ...] = (), error: str | None = None
+) -> Launch:
     if launch.open_attempt is None:
         raise ValueError(f"launch {launch.launch_id} has no open attempt to answer")
-    answered = replace(launch.open_attempt, instance_ids=instance_ids, error=error)
+    answered = replace(launch.open_attempt, instance_ids=instance_ids, error=error, answered_at=now)
     return replace(launch, attempts=(*launch.attempts[:-1], answered))

@@ -105,6 +105,7 @@ class Node:
     load: Load | None = None
     reason: str = ""  # why the state is not UP, as a sentence
     version: str = ""
+    protected: str = ""  # why it stays although it is idle, as a sentence
 
     @property
     def instance_id(self) -> InstanceId:
@@ -202,7 +203,8 @@ class LaunchRequest:
 class Attempt:
     """One call of RunInstances for a launch, written *before* the call is made.
 
-    ``instance_ids`` or ``error`` is filled in when the outcome is known; while neither is, the call may have been made.
+    ``instance_ids`` or ``error`` is filled in when the outcome is known (``answered_at``); while neither is, the call may
+    have been made.
     """
 
     number: int
@@ -211,6 +213,7 @@ class Attempt:
     started_at: float
     instance_ids: tuple[InstanceId, ...] = ()
     error: str | None = None
+    answered_at: float | None = None
 
     @property
     def open(self) -> bool:
@@ -245,6 +248,12 @@ class Launch:
         return tuple(i for attempt in self.attempts for i in attempt.instance_ids)
 
     @property
+    def awaited_since(self) -> float:
+        """Since when its instances may be expected to register: a call can be answered long after it was written down."""
+        last = self.attempts[-1]
+        return last.started_at if last.answered_at is None else last.answered_at
+
+    @property
     def promised(self) -> int:
         """How many instances this record may still stand for beyond those that have registered.
 
@@ -255,11 +264,15 @@ class Launch:
 
 @dataclass(frozen=True)
 class Backlog:
-    """The tasks waiting in a queue, in the queue's order. ``oldest_since`` is when the longest-waiting one was added."""
+    """The tasks waiting in a queue, in the queue's order. ``oldest_since`` is when the longest-waiting one was added.
+
+    ``tags`` are the queue's own.
+    """
 
     queue: QueueName
     task_ids: tuple[TaskId, ...] = ()
     oldest_since: float | None = None
+    tags: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.task_ids)

@@ -87,7 +87,7 @@ def may_retire(
         return _stay(surroundings.protected)
     if surroundings.etcd_away and surroundings.was_leader:
         return _stay("etcd is away and this node was the leader: it stays to lead again.")
-    if surroundings.backlog:
+    if surroundings.backlog and _serves(node):
         return _stay(f"{surroundings.backlog} tasks wait in its queues.")
     leave = may_leave_unheard if surroundings.etcd_away else may_leave
     if needs_the_others(policy, pool) and not leave(node, policy, pool, surroundings.nodes):
@@ -98,16 +98,24 @@ def may_retire(
     return own
 
 
+def _serves(node: Node) -> bool:
+    """Whether the (not busy) node would take a waiting task."""
+    return node.idle_since is not None
+
+
 def needs_the_others(policy: ClusterPolicy, pool: PoolPolicy) -> bool:
     """Whether the other nodes matter at all: reading them costs etcd much in a large cluster."""
     return pool.min_instances > 0 or policy.zero_mode is ZeroMode.KEEP_ONE
 
 
 def may_leave(node: Node, policy: ClusterPolicy, pool: PoolPolicy, nodes: Sequence[Node]) -> bool:
-    """Whether the pool's minimum and the zero mode still hold on this snapshot when ``node`` has left."""
+    """Whether the pool's minimum and the zero mode still hold on this snapshot when ``node`` has left.
+
+    A node without a working agent adds nothing to the minimum: it goes, and another one is launched in its place.
+    """
     others = [other for other in nodes if other.instance_id != node.instance_id and other.state is NodeState.UP]
     in_pool = sum(1 for other in others if other.pool == pool.name and other.identity.role is NodeRole.WORKER)
-    if in_pool < pool.min_instances:
+    if in_pool < pool.min_instances and _serves(node):
         return False
     return policy.zero_mode is not ZeroMode.KEEP_ONE or bool(others)
 

@@ -38,8 +38,7 @@ class GuardedService:
 
     def ask(self, call: Callable[[], Answer]) -> Answer | None:
         """The call's answer, or ``None`` if it failed or the service is being left alone."""
-        if not self._backoff.ready(self._clock.monotonic()):
-            self._report()
+        if self.resting():
             return None
         try:
             answer = call()
@@ -64,6 +63,13 @@ class GuardedService:
         if self.failing_since is None:
             self.failing_since = now
         self._report()
+
+    def resting(self) -> bool:
+        """True while a failure's back-off lasts; its reason stays on the board meanwhile."""
+        if self._backoff.ready(self._clock.monotonic()):
+            return False
+        self._report()
+        return True
 
     @property
     def available(self) -> bool:

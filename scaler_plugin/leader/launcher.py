@@ -18,7 +18,7 @@ from scaler_plugin.core.model import Instance, Launch, LaunchId
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.planning import LaunchDecision
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.errors import CloudRefused, CloudUnavailable, NotLeader
+from scaler_plugin.errors import CloudRefused, CloudUnavailable, ConfigError, NotLeader
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
@@ -28,9 +28,35 @@ log = structlog.get_logger(__name__)
 
 #: EC2 answers with this when a token comes back with other parameters: the first call with it did take effect.
 TOKEN_ALREADY_USED = "IdempotentParameterMismatch"
+#: … and with this when everything that the first call started has been terminated since.
+TOKEN_USED_UP = "IdempotentInstanceTerminated"
+#: EC2 lists what it has started within seconds, a minute at the worst; a used token without an instance after so long is a
+#: launch whose instances have come and gone.
+LOST_AFTER_S = 900.0
+#: Said before EC2 looks at the token. From a call that is repeated (by a leader on another machine, with other credentials) they
+#: tell nothing about the first one, which may have started its instances.
+NOT_ABOUT_THE_TOKEN = frozenset(
+    {
+        "NoCredentials",
+        "NoRegion",
+        "AuthFailure",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+        "ExpiredToken",
+        "RequestExpired",
+        "UnauthorizedOperation",
+        "AccessDenied",
+        "OptInRequired",
+        "PendingVerification",
+        "Blocked",
+    }
+)
 
 
 class Launcher:
+    """``ec2`` is asked for listings, ``launching`` for RunInstances: EC2 throttles the two apart, so each has its back-off."""
+
     def __init__(
         self,
         keys: Keys,
@@ -41,6 +67,7 @@ class Launcher:
         problems: ProblemBoard,
         journal: Journal,
         ec2: GuardedService,
+        launching: GuardedService,
     ) -> None:
         self._keys = keys
         self._election = election
@@ -50,42 +77,49 @@ class Launcher:
         self._problems = problems
         self._journal = journal
         self._ec2 = ec2
+        self._launching = launching
         self._sequence = 0
 
     def start(self, decision: LaunchDecision, settings: LeaderSettings, observation: Observation) -> None:
         """Write the record of a new launch, then make its first call."""
         pool = settings.policy.pool(decision.pool)
-        if pool is None or not self._ec2.available:
+        if pool is None or self._launching.resting():
             return
         launch_id = self._next_id(settings.policy.cluster)
+        try:
+            candidates = settings.candidates(decision.pool, launch_id, decision.count)
+        except ConfigError as error:
+            self._problems.report(f"pool {pool.name}", str(error), "Correct the configuration and push it again.")
+            return
         launch = new_launch(
             launch_id,
             decision.count,
             pool.slots_per_node,
             self._term(),
             decision.reason,
-            settings.candidates(decision.pool, launch_id, decision.count),
+            candidates,
             self._clock.now(),
         )
         self._book.put(self._election, launch)
         log.info("launch_decided", launch=launch_id, pool=decision.pool, count=decision.count, reason=decision.reason)
-        self._call(launch, (), observation)
+        self._call(launch, observation)
 
     def resolve(self, launch: Launch, observation: Observation) -> None:
         """Find out what became of an open attempt, of this leader or one before it, and finish it."""
-        if not self._ec2.available:
-            self._ec2.ask(lambda: None)  # keeps the reason on the board
+        if self._launching.resting():
             return
         found = self._ec2.ask(lambda: self._fleet.instances_of(launch.launch_id))
         if found is None:
             return
         if len(found) >= launch.count:
-            self._book.put(self._election, found_by_tag(launch, found))
+            self._succeeded(found_by_tag(launch, found, self._clock.now()), observation)
             return
         # Nothing or not everything is listed yet. The same call with the same token tells, and starts nothing twice.
-        self._call(launch, found, observation)
+        self._call(launch, observation, repeated=True, found=found)
 
-    def _call(self, launch: Launch, found: tuple[Instance, ...], observation: Observation) -> None:
+    def _call(
+        self, launch: Launch, observation: Observation, *, repeated: bool = False, found: tuple[Instance, ...] = ()
+    ) -> None:
         """Make the open attempt's call, and those of the candidates after it as long as EC2 refuses them."""
         record: Launch | None = launch
         while record is not None and (attempt := record.open_attempt) is not None:
@@ -93,24 +127,38 @@ class Launcher:
             try:
                 instance_ids = self._fleet.run_instances(attempt.request, attempt.token)
             except CloudUnavailable as error:
-                self._ec2.failed(error)
+                self._launching.failed(error)
                 return
             except CloudRefused as error:
                 if found:
-                    self._book.put(self._election, found_by_tag(record, found))
+                    self._succeeded(found_by_tag(record, found, self._clock.now()), observation)
                     return
-                if error.code == TOKEN_ALREADY_USED:
-                    self._problems.report(
-                        f"launch {record.launch_id}",
-                        f"EC2 knows the token of launch {record.launch_id} with other parameters, but lists no instance of it.",
-                        "It is looked for again in the next pass; if this stays, terminate instances tagged with it.",
-                    )
+                if error.code in (TOKEN_ALREADY_USED, TOKEN_USED_UP):
+                    self._started_before(record, error)
                     return
-                record = self._refused(record, error, observation)
+                if repeated and error.code in NOT_ABOUT_THE_TOKEN:
+                    self._launching.failed(error)
+                    return
+                record, repeated = self._refused(record, error, observation), False
             else:
-                self._ec2.answered()
-                self._succeeded(succeeded(record, instance_ids), observation)
+                self._launching.answered()
+                self._succeeded(succeeded(record, instance_ids, self._clock.now()), observation)
                 return
+
+    def _started_before(self, record: Launch, error: CloudRefused) -> None:
+        """EC2 knows the token of the open attempt, but lists no instance that carries the launch's tag."""
+        if error.code != TOKEN_USED_UP and self._clock.now() - record.attempts[-1].started_at < LOST_AFTER_S:
+            self._problems.report(
+                f"launch {record.launch_id}",
+                f"EC2 knows the token of launch {record.launch_id} with other parameters, but lists no instance of it.",
+                f"It is looked for again, and given up after {LOST_AFTER_S / 60:.0f} minutes.",
+            )
+            return
+        self._book.delete(self._election, record.launch_id)
+        log.warning("launch_given_up", launch=record.launch_id, pool=record.pool, error=str(error))
+        self._journal.record(
+            "launch_given_up", record.pool, f"The instances of launch {record.launch_id} have come and gone: {error}"
+        )
 
     def _succeeded(self, record: Launch, observation: Observation) -> None:
         self._book.put(self._election, record)
@@ -125,7 +173,7 @@ class Launcher:
         )
 
     def _refused(self, record: Launch, error: CloudRefused, observation: Observation) -> Launch | None:
-        self._ec2.answered()
+        self._launching.answered()
         after = refused(record, str(error), self._clock.now())
         if after is not None:
             self._book.put(self._election, after)

@@ -50,12 +50,15 @@ class Leader:
         self._problems = ProblemBoard(clock)
         self._clearml = GuardedService("ClearML", TaskServerError, clock, self._problems, rng)
         self._ec2 = GuardedService("EC2", CloudError, clock, self._problems, rng)
+        # EC2 throttles and allows its calls one by one: a listing that works must not end the back-off of a launch.
+        launching = GuardedService("EC2 RunInstances", CloudError, clock, self._problems, rng)
+        terminating = GuardedService("EC2 TerminateInstances", CloudError, clock, self._problems, rng)
         book = LaunchBook(store, keys)
         journal = Journal(store, keys, clock)
         self._observer = Observer(store, keys, book, server, fleet, clock, self._problems, self._clearml, self._ec2)
-        self._launcher = Launcher(keys, election, book, fleet, clock, self._problems, journal, self._ec2)
+        self._launcher = Launcher(keys, election, book, fleet, clock, self._problems, journal, self._ec2, launching)
         self._janitor = Janitor(
-            store, keys, election, book, server, fleet, clock, self._problems, journal, self._clearml, self._ec2
+            store, keys, election, book, server, fleet, clock, self._problems, journal, self._clearml, terminating
         )
         self._published: View | None = None
         self._rivals = 0
@@ -125,5 +128,6 @@ class Leader:
             self._problems.problems,
         )
         if view != self._published:
+            self._published = None  # until the answer is here, etcd may hold either
             self._election.fenced([Put(self._keys.view, encode(view))])
             self._published = view
