@@ -76,7 +76,9 @@ class MemoryFleet:
         self._terminated: deque[tuple[float, InstanceId]] = deque()
         self._changes: list[StateChange] = []
         self._living_of: Counter[PoolName | None] = Counter()
-        self._launched = 0
+        #: How many instances were started in all, and of each launch, with how many it asked for at most.
+        self.launched = 0
+        self.launches: dict[LaunchId, tuple[int, int]] = {}
         self._scheduled = 0
 
     def run_instances(self, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
@@ -176,9 +178,11 @@ class MemoryFleet:
         return ids
 
     def _start(self, request: LaunchRequest, zone: str) -> InstanceId:
-        self._launched += 1
+        self.launched += 1
+        started, asked = self.launches.get(request.launch_id, (0, 0))
+        self.launches[request.launch_id] = (started + 1, max(asked, request.count))
         now = self._now()
-        instance_id = InstanceId(f"i-{self._launched:017x}")
+        instance_id = InstanceId(f"i-{self.launched:017x}")
         instance = Instance(
             instance_id=instance_id,
             state=InstanceState.PENDING,

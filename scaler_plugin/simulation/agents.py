@@ -11,8 +11,7 @@ from typing import Protocol
 
 from scaler_plugin.agent.memory_gates import MemoryAgentSlot, MemorySlots
 from scaler_plugin.clearml_server.memory_client import MemoryTaskClient
-from scaler_plugin.clearml_server.memory_task import TaskStatus
-from scaler_plugin.core.model import QueueName, TaskId, WorkerId
+from scaler_plugin.core.model import InstanceId, QueueName, TaskId, TaskStatus, WorkerId
 from scaler_plugin.errors import TaskServerError, TaskServerRefused
 from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
 
@@ -20,10 +19,14 @@ POLL_S = 5.0
 REPORT_S = 30.0
 
 
-class Workload(Protocol):
-    """What tasks do when they run."""
+class Stage(Protocol):
+    """The world as an agent's tasks need it."""
 
     def duration_s(self, task_id: TaskId) -> float: ...
+
+    def task_begins(self, task_id: TaskId, on: InstanceId) -> None: ...
+
+    def task_ends(self, task_id: TaskId) -> None: ...
 
 
 class SimAgent:
@@ -37,7 +40,8 @@ class SimAgent:
         worker_id: WorkerId,
         queues: tuple[QueueName, ...],
         server: MemoryTaskClient,
-        workload: Workload,
+        stage: Stage,
+        on: InstanceId,
         changed: Callable[[], None],
         poll_s: float = POLL_S,
     ) -> None:
@@ -50,10 +54,12 @@ class SimAgent:
         self._worker_id = worker_id
         self._queues = queues
         self._server = server
-        self._workload = workload
+        self._stage = stage
+        self._on = on
         self._changed = changed
         self._poll_s = poll_s
         self._reported_at = float("-inf")
+        self._child_task = TaskId("")
         self._child_done = False
         self._wake: Callable[[], None] = lambda: None
 
@@ -68,13 +74,17 @@ class SimAgent:
     def terminate(self) -> None:
         """The machine shuts down: everything ends. An idle agent says goodbye to the server, as it does on SIGTERM."""
         self.process.kill()
-        if self.child is not None:
-            self.child.kill()
+        self.kill_child()
         if self.task_id is None:
             try:
                 self._server.unregister_worker(self._worker_id)
             except TaskServerError:
                 return
+
+    def kill_child(self) -> None:
+        if self.child is not None and self.child.alive:
+            self.child.kill()
+            self._stage.task_ends(self._child_task)
 
     def _main(self) -> None:
         self._register()
@@ -124,7 +134,7 @@ class SimAgent:
         """Mark the task as started; the agent tries for as long as the server does not answer."""
         while True:
             try:
-                self._server.started(task_id)
+                self._server.started(task_id, force=True)
                 self._server.status_report(self._worker_id, task_id)
             except TaskServerRefused:
                 return False
@@ -135,8 +145,10 @@ class SimAgent:
 
     def _run_child(self, task_id: TaskId) -> None:
         self.child = SimProcess(f"task {task_id}")
+        self._child_task = task_id
+        self._stage.task_begins(task_id, self._on)
         self._child_done = False
-        self._scheduler.spawn(self.child, lambda: self._child_main(task_id, self._workload.duration_s(task_id)))
+        self._scheduler.spawn(self.child, lambda: self._child_main(task_id, self._stage.duration_s(task_id)))
         while not self._child_done:
             self._report(task_id)
             self._scheduler.sleep(REPORT_S, pokable=True)
@@ -161,6 +173,7 @@ class SimAgent:
 
     def _child_ended(self) -> None:
         """The child of a killed agent ends: only then is nothing left on the slot."""
+        self._stage.task_ends(self._child_task)
         if self.child is not None:
             self.child.alive = False
         if not self.process.alive:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from scaler_plugin.agent.memory_gates import MemoryGates, MemorySlots
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
+from scaler_plugin.coordination.store import Comparison, CreatedAt
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
 from scaler_plugin.leader.service import Leader
 from scaler_plugin.sidecar.leading import Leading
@@ -60,7 +61,7 @@ class SimMachine:
         self.clock = SkewedClock(world.clock)
         self.slots = MemorySlots(slots, self.clock)
         self.store_client = world.store.client(identity.instance_id)
-        self.store = SlowStore(self.store_client, world.network)
+        self.store = SlowStore(self.store_client, world.network, self._wrote)
         self.server = SlowTaskClient(world.server, identity.instance_id)
         self.server.network = world.network
         self.fleet = SimFleet(world.fleet, world.network)
@@ -88,6 +89,12 @@ class SimMachine:
     def leads(self) -> bool:
         return self.sidecar is not None and self.sidecar_process.alive and self.sidecar.report.term is not None
 
+    def _wrote(self, compare: Sequence[Comparison]) -> None:
+        leader = self.world.keys.leader
+        for one in compare:
+            if isinstance(one, CreatedAt) and one.key == leader and one.revision:
+                self.world.on_fenced_write(self.identity.instance_id, one.revision)
+
     def boot(self) -> None:
         """Start everything that the image's units start."""
         self.start_sidecar()
@@ -104,7 +111,8 @@ class SimMachine:
             self.identity.worker_id(slot, len(self.slots.slots)),
             queues,
             self.server,
-            self.world.workload,
+            self.world,
+            self.identity.instance_id,
             self.poke,
             self.world.agent_poll_s,
         )
@@ -179,8 +187,7 @@ class SimMachine:
         self.sidecar_process.kill()
         for agent in self.agents:
             agent.process.kill()
-            if agent.child is not None:
-                agent.child.kill()
+            agent.kill_child()
 
     def _begin_shutdown(self) -> None:
         if not self._shutting_down:

@@ -41,7 +41,7 @@ class Scheduler:
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
-        self._queue: list[tuple[float, int, _Thread | Callable[[], None], int]] = []
+        self._queue: list[tuple[float, int, _Thread | Callable[[], object], int]] = []
         self._numbers = itertools.count()
         self._hub = getcurrent()
         self._threads: dict[greenlet, _Thread] = {}
@@ -55,7 +55,7 @@ class Scheduler:
         self._schedule(thread, 0.0)
         return lambda: self._poke(thread)
 
-    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
+    def call_later(self, delay_s: float, action: Callable[[], object]) -> None:
         """Run a short action, which must not sleep, after so long."""
         heapq.heappush(self._queue, (self.clock.monotonic() + delay_s, next(self._numbers), action, 0))
 

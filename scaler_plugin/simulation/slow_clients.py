@@ -41,11 +41,14 @@ class Network:
 
 
 class SlowStore:
-    """:class:`~scaler_plugin.coordination.store.Store` over a network."""
+    """:class:`~scaler_plugin.coordination.store.Store` over a network; ``on_write`` hears of every transaction that was made."""
 
-    def __init__(self, client: MemoryClient, network: Network) -> None:
+    def __init__(
+        self, client: MemoryClient, network: Network, on_write: Callable[[Sequence[Comparison]], None] = lambda _: None
+    ) -> None:
         self._client = client
         self._network = network
+        self._on_write = on_write
 
     def get(self, key: str) -> Entry | None:
         return self._network.call(lambda: self._client.get(key))
@@ -54,7 +57,13 @@ class SlowStore:
         return self._network.call(lambda: self._client.get_prefix(prefix))
 
     def transact(self, compare: Sequence[Comparison], writes: Sequence[Write]) -> Transaction:
-        return self._network.call(lambda: self._client.transact(compare, writes))
+        def effect() -> Transaction:
+            answer = self._client.transact(compare, writes)
+            if answer.succeeded:
+                self._on_write(compare)
+            return answer
+
+        return self._network.call(effect)
 
     def grant_lease(self, ttl_s: int) -> LeaseId:
         return self._network.call(lambda: self._client.grant_lease(ttl_s))

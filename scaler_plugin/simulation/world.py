@@ -24,6 +24,9 @@ from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
 from scaler_plugin.simulation.slow_clients import Network
 from scaler_plugin.simulation.workload import Durations
 
+#: A task that has run for less when its instance is terminated may have started after ClearML was asked; rescue puts it back.
+JUST_STARTED_S = 10.0
+
 
 class World:
     """``step_s`` (a sidecar's look when nothing wakes it), ``lead_step_s`` (a candidate's), ``node_ttl_s`` and ``agent_poll_s`` are
@@ -42,14 +45,14 @@ class World:
         lead_step_s: float = 1.0,
         one_way_s: Callable[[Random], float] = lambda _rng: 0.0,
     ) -> None:
+        self.config = config
         self.rng = Random(seed)
         self.clock = VirtualClock()
+        self.epoch = self.clock.now()
         self.scheduler = Scheduler(self.clock)
         self.network = Network(self.scheduler, lambda: one_way_s(self.rng))
         self.store = MemoryStore(self.clock)
         self.server = MemoryTaskServer(self.clock)
-        #: EC2's wall clock is its own and never jumps.
-        self._ec2_epoch = self.clock.now() - self.clock.monotonic()
         self.fleet = MemoryFleet(config.cluster, self.clock, boot_delay_s=boot_s)
         self.keys = Keys(config.prefix, config.cluster)
         self.policy = cluster_policy(config)
@@ -62,8 +65,12 @@ class World:
         self.machines: dict[InstanceId, SimMachine] = {}
         #: Called after every step of the world, with it; raises when something does not hold.
         self.watchers: list[Callable[[World], None]] = []
-        #: Machines that shut down by their own decision while they held a task: must stay empty.
-        self.killed_by_retiring: list[tuple[InstanceId, float]] = []
+        #: What happened, for people; and the promises that were broken, in order.
+        self.notes: list[str] = []
+        self.broken: list[str] = []
+        #: Called with machine and term for each write that a leader's fence let through.
+        self.on_fenced_write: Callable[[str, int], None] = lambda _machine, _term: None
+        self._running: dict[TaskId, tuple[InstanceId, float]] = {}
         push_config(self.store.client("people"), self.keys, config)
         self.standby = SimMachine(self, standby_identity(config.cluster), slots=0)
         self.standby.boot()
@@ -105,10 +112,37 @@ class World:
 
         return body
 
+    @property
+    def minimum_instances(self) -> int:
+        """How many instances stay when there is nothing to do."""
+        return sum(pool.min_instances for pool in self.policy.pools)
+
+    def duration_s(self, task_id: TaskId) -> float:
+        """How long the task runs once it is started."""
+        return self.workload.duration_s(task_id)
+
+    def note(self, what: str) -> None:
+        self.notes.append(f"{self.clock.monotonic():9.2f} s  {what}")
+
     def about_to_shut_down(self, machine: SimMachine) -> None:
         """A machine that decided to end is about to stop its processes: the moment at which a task would be killed."""
         if machine.busy:
-            self.killed_by_retiring.append((machine.identity.instance_id, self.clock.monotonic()))
+            self._break(f"Retiring {machine.identity.instance_id} ended a task that it held.")
+
+    def task_begins(self, task_id: TaskId, on: InstanceId) -> None:
+        """A process of the task starts on a machine."""
+        self.note(f"{on} runs task {task_id}")
+        if task_id in self._running:
+            self._break(f"Twice: task {task_id} runs on {on} and still on {self._running[task_id][0]}.")
+        self._running[task_id] = (on, self.clock.monotonic())
+
+    def task_ends(self, task_id: TaskId) -> None:
+        """The task's process is gone, whatever became of it."""
+        self._running.pop(task_id, None)
+
+    def _break(self, promise: str) -> None:
+        self.note(f"BROKEN {promise}")
+        self.broken.append(f"{promise[:-1]}, at {self.clock.monotonic():.1f} s.")
 
     def living_instances(self) -> list[InstanceId]:
         return [instance_id for instance_id, machine in self.machines.items() if machine.on]
@@ -118,18 +152,28 @@ class World:
         candidates = [
             self.scheduler.next_due(),
             self.store.next_expiry(),
-            None if ec2 is None else ec2 - self._ec2_epoch,
+            None if ec2 is None else ec2 - self.epoch,
         ]
         return min((due for due in candidates if due is not None), default=None)
 
     def _follow_ec2(self) -> None:
         for change in self.fleet.take_changes():
+            self.note(f"EC2: {change.instance_id} is {change.state.value} {change.reason}".rstrip())
             if change.state is InstanceState.RUNNING:
                 self._boot(change.instance_id)
             elif change.state.ending:
                 machine = self.machines.get(change.instance_id)
                 if machine is not None and machine.on:
+                    if change.reason == "TerminateInstances":
+                        self._check_terminated(machine)
                     machine.power_off()
+
+    def _check_terminated(self, machine: SimMachine) -> None:
+        """Only our own code terminates instances in this world, and never one whose task was known to run."""
+        for task_id, (on, since) in self._running.items():
+            if on == machine.identity.instance_id and self.clock.monotonic() - since > JUST_STARTED_S:
+                self._break(f"Terminating {on} killed task {task_id}.")
+                return
 
     def _boot(self, instance_id: InstanceId) -> None:
         request = self.fleet.request_of(instance_id)

@@ -8,7 +8,7 @@ import pytest
 
 from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.core.model import QueueName
-from scaler_plugin.simulation.invariants import check_end, check_step
+from scaler_plugin.simulation.invariants import Watch, check_end
 from scaler_plugin.simulation.workload import DAY_S, bursts
 from scaler_plugin.simulation.world import World
 
@@ -41,7 +41,7 @@ QUEUES = (QueueName("urgent"), QueueName("cpu-tasks"), QueueName("gpu-tasks"))
 @pytest.mark.parametrize("seed", [1, 2])
 def test_in_a_day_of_bursts_every_task_runs_once_maxima_hold_and_every_instance_ends(seed: int) -> None:
     world = World(parse_yaml(CONFIG, "test"), seed, lead_step_s=5.0)
-    world.watchers.append(check_step)
+    world.watchers.append(Watch(world).check)
     most = 0
 
     def count(_world: World) -> None:
