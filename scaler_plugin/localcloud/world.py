@@ -39,6 +39,8 @@ ETCD, EC2, CLEARML = "etcd", "ec2", "clearml"
 EXTRA = "clearml-scaler-sidecar[local]"
 #: Keys in one transaction of etcd, which takes 128.
 _KEYS_AT_ONCE = 100
+#: A Unix socket's path has at most 107 characters, and those on the machines lie 60 below the temporary folder.
+LONGEST_BASE = 40
 #: How long an orderly shutdown of a standby sidecar may take.
 STANDBY_STOP_S = 15.0
 
@@ -152,7 +154,8 @@ class World:
 
     def _open(self) -> None:
         self._check_packages()
-        self.folder = Path(tempfile.mkdtemp(prefix="scaler-local-"))
+        base = tempfile.gettempdir()
+        self.folder = Path(tempfile.mkdtemp(prefix="scaler-local-", dir=base if len(base) <= LONGEST_BASE else "/tmp"))  # noqa: S108
         if not self.options.keep_folder:
             self._exit.callback(_remove, self.folder)
         parts = self._make_parts()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -50,13 +50,16 @@ class Machines:
         caller: Mapping[str, str],
         cloud: Callable[[str], Mapping[str, str]],
         boot_delay_s: float = 2.0,
+        program: Sequence[str] = (),
     ) -> None:
-        """``cloud`` gives the environment by which a machine in this region finds EC2 and ClearML."""
+        """``cloud`` gives the environment by which a machine in this region finds EC2 and ClearML; ``program`` stands in for
+        ``scaler-sidecar``."""
         self._instances = instances
         self._directory = directory
         self._caller = caller
         self._cloud = cloud
         self._boot_delay_s = boot_delay_s
+        self._program = program
         self._machines: dict[str, _Machine] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -134,7 +137,13 @@ class Machines:
         path = self._directory / instance.instance_id
         path.mkdir(mode=0o700, exist_ok=True)
         write_facts(path / "facts.json", facts)
-        process = MachineProcess(path, self._caller, self._cloud(instance.region), boot_delay_s=self._boot_delay_s)
+        process = MachineProcess(
+            path,
+            self._caller,
+            self._cloud(instance.region),
+            boot_delay_s=self._boot_delay_s,
+            program=self._program,
+        )
         with self._lock:
             self._machines[instance.instance_id] = _Machine(process)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,11 +29,13 @@ class MachineProcess:
         boot_delay_s: float = 0.0,
         standby: bool = False,
         restart_after_s: float | None = None,
+        program: Sequence[str] = (),
     ) -> None:
+        """``program`` stands in for this installation's ``scaler-sidecar``."""
         self.folder = MachineFolder(path)
         self.folder.make()
         command = [sys.executable, "-m", "scaler_plugin.localcloud.machines", str(path)]
-        command += [f"--program={word}" for word in sidecar_program()]
+        command += [f"--program={word}" for word in program or sidecar_program()]
         command += ["--boot-delay", str(boot_delay_s), *(["--standby"] if standby else [])]
         command += [] if restart_after_s is None else ["--restart-after", str(restart_after_s)]
         with self.folder.console.open("ab") as console:
