@@ -11,29 +11,31 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from scaler_plugin.clearml_server.answers import backlog_of, listed, worker_of
 from scaler_plugin.clearml_server.credentials import Credentials
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, TaskId, WorkerId
+from scaler_plugin.clearml_server.putting_back import give_up, put_back
+from scaler_plugin.clearml_server.task_calls import PAGE_SIZE, TaskCalls
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, WorkerId
 from scaler_plugin.errors import TaskServerRefused
 
 if TYPE_CHECKING:
     from scaler_plugin.clearml_server.session import DaemonSession
 
-#: The server's own limit (``max_page_size`` of apiserver): it never lists more queues in one answer.
-PAGE_SIZE = 500
 #: MongoDB refuses a regular expression of more than 32,764 bytes; with room for the anchors.
 PATTERN_BYTES = 32_000
 #: A queue with 100,000 entries is an answer of 8 MB; a server that needs longer than this is as good as away.
 TIMEOUT_S = 10.0
 
 _NAME_EXISTS = 801
+_BACKLOG_FIELDS = ("id", "name", "entries", "tags")
 
 
 class ClearmlServer:
-    """The queues and workers of one ClearML server.
+    """The queues, workers and tasks of one ClearML server.
 
     Host and keys that are ``None`` come from the environment or ``clearml.conf``, as the SDK and the agent find them.
     ``credentials_source`` says in a few words where explicit keys were read; it appears in error messages.
@@ -51,13 +53,14 @@ class ClearmlServer:
         self._credentials = Credentials(api_host, access_key, secret_key, credentials_source)
         self._timeout_s = timeout_s
         self._session: DaemonSession | None = None
+        #: From the last time that the backlogs were read: the ids of the queues asked for, ``None`` where there was none.
+        self._queue_ids: dict[QueueName, str | None] = {}
 
     def backlogs(self, queues: Sequence[QueueName]) -> Mapping[QueueName, Backlog]:
         """One request for up to 500 queues. ``entries`` come in the queue's order, the next task to be pulled first."""
-        found: dict[QueueName, Backlog] = {}
-        for names in _batches(queues):
-            found.update(self._backlogs_of(names))
-        return found
+        documents = self._queues_named(queues, _BACKLOG_FIELDS)
+        self._queue_ids = {name: documents[name].get("id") if name in documents else None for name in queues}
+        return {name: backlog_of(document) for name, document in documents.items()}
 
     def create_queue(self, queue: QueueName) -> None:
         try:
@@ -66,8 +69,23 @@ class ClearmlServer:
             if error.subcode != _NAME_EXISTS:
                 raise
 
+    def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
+        """One request for 500 tasks; one more when the queues are others than those whose backlogs were read last."""
+        if not self._queue_ids.keys() >= set(queues):
+            documents = self._queues_named(queues, ("id", "name"))
+            self._queue_ids = {name: documents[name]["id"] if name in documents else None for name in queues}
+        names = {identifier: name for name in queues if (identifier := self._queue_ids[name]) is not None}
+        return TaskCalls(self._call, self._queues_named).open_in(names)
+
+    def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
+        """Five requests: the queue, the task, the count, the move, and to the head."""
+        return put_back(TaskCalls(self._call, self._queues_named), task, queue, reason, time.monotonic)
+
+    def fail_task(self, task: ServerTask, reason: str) -> bool:
+        return give_up(TaskCalls(self._call, self._queues_named), task, reason)
+
     def workers(self) -> tuple[ClearmlWorker, ...]:
-        return tuple(_worker(worker) for worker in _listed(self._call("workers.get_all", {}), "workers"))
+        return tuple(worker_of(worker) for worker in listed(self._call("workers.get_all", {}), "workers"))
 
     def unregister_worker(self, worker_id: WorkerId) -> None:
         self._call("workers.unregister", {"worker": worker_id})
@@ -77,20 +95,25 @@ class ClearmlServer:
             self._session.close()
             self._session = None
 
-    def _backlogs_of(self, names: Sequence[QueueName]) -> dict[QueueName, Backlog]:
+    def _queues_named(self, queues: Sequence[QueueName], fields: Sequence[str]) -> dict[QueueName, Mapping[str, Any]]:
+        """These fields (``name`` among them) of the queues of these names, as far as they exist."""
+        found: dict[QueueName, Mapping[str, Any]] = {}
+        for names in _batches(queues):
+            found.update(self._batch_named(names, fields))
+        return found
+
+    def _batch_named(self, names: Sequence[QueueName], fields: Sequence[str]) -> dict[QueueName, Mapping[str, Any]]:
         wanted = frozenset(names)
-        found: dict[QueueName, Backlog] = {}
+        found: dict[QueueName, Mapping[str, Any]] = {}
         request = {
             "name": f"^(?:{'|'.join(re.escape(name) for name in names)})$",  # the server searches, hence the anchors
-            "only_fields": ["name", "entries"],
+            "only_fields": list(fields),
             "search_hidden": True,  # queues of the k8s glue are hidden otherwise
             "page_size": PAGE_SIZE,
         }
         for page in range(len(names)):
-            queues = _listed(self._call("queues.get_all", {**request, "page": page}), "queues")
-            for queue in queues:
-                if queue["name"] in wanted:
-                    found[queue["name"]] = _backlog(queue)
+            queues = listed(self._call("queues.get_all", {**request, "page": page}), "queues")
+            found.update({queue["name"]: queue for queue in queues if queue["name"] in wanted})
             # A full page that lacks some of ours: the pattern matched more than it should have; read on.
             if len(queues) < PAGE_SIZE or len(found) == len(wanted):
                 break
@@ -122,35 +145,3 @@ def _batches(queues: Sequence[QueueName]) -> Iterator[list[QueueName]]:
         size += length
     if batch:
         yield batch
-
-
-def _listed(data: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    items = data.get(key)
-    if not isinstance(items, list):
-        raise TaskServerRefused(f"The ClearML server's answer has no list of {key}. Is its version older than 1.0?")
-    return items
-
-
-def _backlog(queue: Mapping[str, Any]) -> Backlog:
-    entries = queue.get("entries") or ()
-    return Backlog(
-        queue=QueueName(queue["name"]),
-        task_ids=tuple(TaskId(entry["task"]) for entry in entries),
-        # Not the first entry's: people move tasks within a queue.
-        oldest_since=min((_seconds(entry["added"]) for entry in entries), default=None),
-    )
-
-
-def _worker(worker: Mapping[str, Any]) -> ClearmlWorker:
-    task = (worker.get("task") or {}).get("id")
-    reported = worker.get("last_report_time")
-    return ClearmlWorker(
-        worker_id=WorkerId(worker["id"]),
-        task_id=TaskId(task) if task else None,
-        last_report_at=_seconds(reported) if reported else None,
-    )
-
-
-def _seconds(timestamp: str) -> float:
-    """Seconds since the epoch of the server's ISO timestamps; Python 3.10 does not read a trailing ``Z``."""
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()

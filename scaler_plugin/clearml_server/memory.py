@@ -8,7 +8,7 @@ agents (pull, start, report, finish). Among these manners:
 - a task that runs without a sign of life is stopped by the watchdog after two hours and never enqueued again.
 
 Deterministic and single-threaded; time comes from the clock. Changes cost O(1), reading a backlog O(its length) after a change.
-Not modelled: projects, events, users, deleting, moving tasks within a queue.
+Not modelled: projects, events, users, deleting, cloning, moving tasks within a queue but to its head.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scaler_plugin.clearml_server.memory_client import MemoryTaskClient
-from scaler_plugin.clearml_server.memory_task import MemoryTask, TaskStatus
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, TaskId, WorkerId
+from scaler_plugin.clearml_server.memory_steps import MemorySteps
+from scaler_plugin.clearml_server.memory_task import MemoryTask
+from scaler_plugin.clearml_server.putting_back import give_up, put_back
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskStatus, WorkerId
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.errors import TaskServerRefused
 
@@ -40,6 +42,7 @@ SERVER = "__apiserver__"
 class _Queue:
     name: QueueName
     added: OrderedDict[TaskId, float] = field(default_factory=OrderedDict)
+    tags: tuple[str, ...] = ()
     view: Backlog | None = None  # until the next change
 
     def put(self, task_id: TaskId, at: float) -> None:
@@ -53,6 +56,10 @@ class _Queue:
         if self.added.pop(task_id, None) is not None:
             self.view = None
 
+    def move_to_front(self, task_id: TaskId) -> None:
+        self.added.move_to_end(task_id, last=False)
+        self.view = None
+
     def pop(self) -> TaskId | None:
         if not self.added:
             return None
@@ -61,7 +68,7 @@ class _Queue:
 
     def backlog(self) -> Backlog:
         if self.view is None:
-            self.view = Backlog(self.name, tuple(self.added), min(self.added.values(), default=None))
+            self.view = Backlog(self.name, tuple(self.added), min(self.added.values(), default=None), self.tags)
         return self.view
 
 
@@ -78,10 +85,10 @@ class MemoryTaskServer:
     """One ClearML server in memory. ``by`` names who acts and stands in the task's history."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self.clock = clock
         self._queues: dict[QueueName, _Queue] = {}
         self._tasks: dict[TaskId, MemoryTask] = {}
-        self._in_progress: dict[TaskId, None] = {}
+        self._open: dict[TaskId, None] = {}  # queued or in progress
         self._workers: dict[WorkerId, _Worker] = {}
         self._numbers = itertools.count(1)
 
@@ -99,8 +106,18 @@ class MemoryTaskServer:
             raise _refused("queues.create", 800, "Data validation error: name=String value is too short")
         self._queues.setdefault(queue, _Queue(queue))
 
+    def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
+        wanted = frozenset(queues)
+        return tuple(self._tasks[task_id].shown() for task_id in self._open if self._tasks[task_id].queue in wanted)
+
+    def requeue(self, task: ServerTask, queue: QueueName, reason: str, *, by: str = PEOPLE) -> bool:
+        return put_back(MemorySteps(self, by), task, queue, reason, self.clock.monotonic)
+
+    def fail_task(self, task: ServerTask, reason: str, *, by: str = PEOPLE) -> bool:
+        return give_up(MemorySteps(self, by), task, reason)
+
     def workers(self) -> tuple[ClearmlWorker, ...]:
-        now = self._clock.now()
+        now = self.clock.now()
         for worker_id in [w.worker_id for w in self._workers.values() if now - w.last_activity >= w.timeout_s]:
             del self._workers[worker_id]
         return tuple(ClearmlWorker(w.worker_id, w.task_id, w.last_report_at) for w in self._workers.values())
@@ -112,25 +129,36 @@ class MemoryTaskServer:
 
     def create_task(self, name: str = "task", *, by: str = PEOPLE) -> TaskId:
         task_id = TaskId(f"{next(self._numbers):032x}")
-        now = self._clock.now()
+        now = self.clock.now()
         self._keep(MemoryTask(task_id, name, now, last_update=now).moved(TaskStatus.CREATED, now, by))
         return task_id
 
-    def enqueue(self, task_id: TaskId, queue: QueueName, *, force: bool = False, by: str = PEOPLE) -> None:
+    def enqueue(
+        self,
+        task_id: TaskId,
+        queue: QueueName,
+        *,
+        force: bool = False,
+        reason: str = "",
+        message: str = "",
+        by: str = PEOPLE,
+    ) -> None:
         """Put the task at the queue's end and take it out of the queue it was in; a missing queue is created."""
         task = self.task(task_id)
-        queued = task.moved(TaskStatus.QUEUED, self._clock.now(), by, force=force)
+        now = self.clock.now()
+        queued = task.moved(TaskStatus.QUEUED, now, by, reason, message, force=force)
         self.create_queue(queue)
         if self._queues[queue].holds(task_id):
             # The real server fails here after it has spoiled the task's way back.
-            self._keep(replace(task, status_reason="failed enqueueing", status_message="", enqueue_status=None))
+            spoiled = replace(task, status_reason="failed enqueueing", status_message="", enqueue_status=None)
+            self._keep(replace(spoiled, status_changed=now, last_update=now))
             raise _refused(
                 "tasks.enqueue", 706, f"Failed adding task to queue since task is already queued: task={task_id}"
             )
         self._take_out(task)
         was_queued = task.status is TaskStatus.QUEUED and task.enqueue_status is not None
         self._keep(replace(queued, queue=queue, enqueue_status=task.enqueue_status if was_queued else task.status))
-        self._queues[queue].put(task_id, self._clock.now())
+        self._queues[queue].put(task_id, now)
 
     def dequeue(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
         """Take the task out of its queue (or out of limbo): it returns to the status it was enqueued from."""
@@ -138,12 +166,12 @@ class MemoryTaskServer:
         self._take_out(task)
         if task.status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS):
             back = task.enqueue_status or TaskStatus.CREATED
-            self._keep(replace(task.moved(back, self._clock.now(), by, force=True), enqueue_status=None))
+            self._keep(replace(task.moved(back, self.clock.now(), by, force=True), enqueue_status=None))
 
     def stop(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
         """Abort the task as the web page does: a live worker is asked to, otherwise the task is stopped here and now."""
         task = self.task(task_id)
-        now = self._clock.now()
+        now = self.clock.now()
         queued = task.status is TaskStatus.QUEUED
         if task.last_worker is not None and not queued and now - task.last_update < WORKER_TIMEOUT_S:
             self._keep(task.moved(task.status, now, by, message="stopping"))
@@ -155,7 +183,7 @@ class MemoryTaskServer:
     def reset(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
         """Bring the task back to ``created``; its history stays."""
         task = self.task(task_id)
-        fresh = task.moved(TaskStatus.CREATED, self._clock.now(), by, "reset", "reset")
+        fresh = task.moved(TaskStatus.CREATED, self.clock.now(), by, "reset", "reset")
         self._take_out(task)
         self._keep(
             replace(
@@ -169,6 +197,24 @@ class MemoryTaskServer:
             )
         )
 
+    def set_tags(self, task_id: TaskId, tags: Sequence[str]) -> None:
+        self._keep(replace(self.task(task_id), tags=tuple(sorted(tags))))
+
+    def set_queue_tags(self, queue: QueueName, tags: Sequence[str]) -> None:
+        self._queues[queue].tags = tuple(tags)
+        self._queues[queue].view = None
+
+    def set_requeues(self, task_id: TaskId, count: int) -> None:
+        """Write the count of requeues onto the task, where the real server has a system tag."""
+        self._keep(replace(self.task(task_id), requeues=count))
+
+    def remove_from_queue(self, task_id: TaskId, queue: QueueName) -> None:
+        """Take the entry out; the task's status stays."""
+        self._entry(task_id, queue, "queues.remove_task").remove(task_id)
+
+    def move_to_front(self, task_id: TaskId, queue: QueueName) -> None:
+        self._entry(task_id, queue, "queues.move_task_to_front").move_to_front(task_id)
+
     def task(self, task_id: TaskId) -> MemoryTask:
         try:
             return self._tasks[task_id]
@@ -178,6 +224,9 @@ class MemoryTaskServer:
     def tasks(self) -> tuple[MemoryTask, ...]:
         """All tasks, in the order of their creation."""
         return tuple(self._tasks.values())
+
+    def waits_in(self, queue: QueueName, task_id: TaskId) -> bool:
+        return queue in self._queues and self._queues[queue].holds(task_id)
 
     def in_limbo(self, task_id: TaskId) -> bool:
         """Whether the task is ``queued`` in no queue: pulled, and not started by anybody."""
@@ -196,34 +245,36 @@ class MemoryTaskServer:
         task_id = self._queues[queue].pop()
         task = None if task_id is None else self._tasks[task_id]
         if task is not None and task.status is TaskStatus.STOPPED:
-            now = self._clock.now()
-            self._keep(task.moved(TaskStatus.QUEUED, now, by, task.status_reason, task.status_message))
+            queued = task.moved(TaskStatus.QUEUED, self.clock.now(), by, task.status_reason, task.status_message)
+            self._keep(replace(queued, status_changed=task.status_changed, last_update=task.last_update))
         return task_id
 
     def started(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
         """Mark the task as running. An entry in a queue stays where it is."""
-        now = self._clock.now()
+        now = self.clock.now()
         task = self.task(task_id).moved(TaskStatus.IN_PROGRESS, now, by, reason, force=force)
         self._keep(replace(task, started_at=now if task.started_at is None else task.started_at))
 
     def completed(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
-        now = self._clock.now()
+        now = self.clock.now()
         task = self.task(task_id).moved(TaskStatus.COMPLETED, now, by, reason, force=force)
         self._keep(replace(task, completed_at=now))
 
-    def failed(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
-        self._keep(self.task(task_id).moved(TaskStatus.FAILED, self._clock.now(), by, reason, force=force))
+    def failed(
+        self, task_id: TaskId, *, force: bool = False, reason: str = "", message: str = "", by: str = PEOPLE
+    ) -> None:
+        self._keep(self.task(task_id).moved(TaskStatus.FAILED, self.clock.now(), by, reason, message, force=force))
 
     def stopped(self, task_id: TaskId, *, force: bool = False, reason: str = "", by: str = PEOPLE) -> None:
         """Mark the task as stopped, as its agent does after it has killed it. An entry in a queue stays where it is."""
-        now = self._clock.now()
+        now = self.clock.now()
         task = self.task(task_id).moved(TaskStatus.STOPPED, now, by, reason, force=force)
         self._keep(replace(task, completed_at=now))
 
     def ping(self, task_id: TaskId) -> None:
         """A running task's sign of life; an unknown task is no error."""
         if task_id in self._tasks:
-            self._keep(replace(self._tasks[task_id], last_update=self._clock.now()))
+            self._keep(replace(self._tasks[task_id], last_update=self.clock.now()))
 
     def register_worker(
         self, worker_id: WorkerId, queues: Sequence[QueueName] = (), timeout_s: float = WORKER_TIMEOUT_S
@@ -232,11 +283,11 @@ class MemoryTaskServer:
         for queue in queues:
             if queue not in self._queues:
                 raise _refused("workers.register", 701, f"Invalid queue id: ids=({queue})")
-        self._workers[worker_id] = _Worker(worker_id, timeout_s, self._clock.now())
+        self._workers[worker_id] = _Worker(worker_id, timeout_s, self.clock.now())
 
     def status_report(self, worker_id: WorkerId, task_id: TaskId | None = None) -> None:
         """A worker's sign of life. It registers an unknown worker; without a task the worker's task is cleared."""
-        now = self._clock.now()
+        now = self.clock.now()
         if task_id is not None:
             task = self.task(task_id)
             self._keep(replace(task, last_worker=worker_id, last_worker_report_at=now, last_update=now))
@@ -249,8 +300,13 @@ class MemoryTaskServer:
 
     def run_watchdog(self) -> tuple[TaskId, ...]:
         """One of the watchdog's rounds; the tasks it stopped. The world calls it every ``WATCHDOG_ROUND_S``."""
-        now = self._clock.now()
-        silent = tuple(t for t in self._in_progress if now - self._tasks[t].last_update >= SILENT_TASK_S)
+        now = self.clock.now()
+        silent = tuple(
+            task_id
+            for task_id in self._open
+            if self._tasks[task_id].status is TaskStatus.IN_PROGRESS
+            and now - self._tasks[task_id].last_update >= SILENT_TASK_S
+        )
         for task_id in silent:
             why = "Forced stop (non-responsive)"
             self._keep(self._tasks[task_id].moved(TaskStatus.STOPPED, now, SERVER, why, why))
@@ -258,10 +314,16 @@ class MemoryTaskServer:
 
     def _keep(self, task: MemoryTask) -> None:
         self._tasks[task.task_id] = task
-        if task.status is TaskStatus.IN_PROGRESS:
-            self._in_progress[task.task_id] = None
+        if task.status in (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS):
+            self._open[task.task_id] = None
         else:
-            self._in_progress.pop(task.task_id, None)
+            self._open.pop(task.task_id, None)
+
+    def _entry(self, task_id: TaskId, queue: QueueName, call: str) -> _Queue:
+        found = self._queues.get(queue)
+        if found is None or not found.holds(task_id):
+            raise _refused(call, 703, f"Invalid queue id or task not in queue: task={task_id}, id={queue}")
+        return found
 
     def _take_out(self, task: MemoryTask) -> None:
         if task.queue is not None:

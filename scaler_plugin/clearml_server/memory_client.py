@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
+from scaler_plugin.clearml_server.memory_steps import MemorySteps
 from scaler_plugin.clearml_server.memory_task import MemoryTask
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, TaskId, WorkerId
+from scaler_plugin.clearml_server.putting_back import give_up, put_back
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, WorkerId
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ class MemoryTaskClient:
 
     def create_queue(self, queue: QueueName) -> None:
         self._call(lambda: self._server.create_queue(queue))
+
+    def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
+        return self._call(lambda: self._server.open_tasks(queues))
+
+    def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
+        """Several calls, as with the real adapter: a fault or a pause may fall between any two of them."""
+        return put_back(self._steps(), task, queue, reason, self._server.clock.monotonic)
+
+    def fail_task(self, task: ServerTask, reason: str) -> bool:
+        return give_up(self._steps(), task, reason)
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
         return self._call(self._server.workers)
@@ -96,6 +108,9 @@ class MemoryTaskClient:
 
     def status_report(self, worker_id: WorkerId, task_id: TaskId | None = None) -> None:
         self._call(lambda: self._server.status_report(worker_id, task_id))
+
+    def _steps(self) -> MemorySteps:
+        return MemorySteps(self._server, self.name, self._call)
 
     def _call(self, act: Callable[[], T]) -> T:
         self.calls += 1

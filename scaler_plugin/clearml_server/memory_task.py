@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
-from scaler_plugin.core.model import QueueName, TaskId, WorkerId
+from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskStatus, WorkerId
 from scaler_plugin.errors import TaskServerRefused
-
-
-class TaskStatus(str, Enum):
-    """The server's own task statuses, as far as agents and people bring a task into them."""
-
-    CREATED = "created"
-    QUEUED = "queued"
-    IN_PROGRESS = "in_progress"
-    STOPPED = "stopped"
-    COMPLETED = "completed"
-    FAILED = "failed"
-
 
 #: Where a task may go without ``force``; staying is always allowed. A failed task can't be started, only enqueued again.
 ALLOWED: Mapping[TaskStatus, frozenset[TaskStatus]] = {
@@ -51,7 +38,8 @@ class MemoryTask:
     """A task as the server shows it.
 
     ``queue`` is ``execution.queue``: it stays when the task is popped or has run. ``enqueue_status`` is the status to which a
-    dequeued task returns. ``started_at`` is the first start since the last reset.
+    dequeued task returns. ``started_at`` is the first start since the last reset. ``requeues`` is how often a rescue has put
+    it back.
     """
 
     task_id: TaskId
@@ -65,6 +53,9 @@ class MemoryTask:
     last_worker: WorkerId | None = None
     last_worker_report_at: float | None = None
     last_update: float = 0.0
+    status_changed: float = 0.0
+    tags: tuple[str, ...] = ()
+    requeues: int = 0
     status_reason: str = ""
     status_message: str = ""
     history: tuple[Change, ...] = ()
@@ -83,7 +74,21 @@ class MemoryTask:
             self,
             status=status,
             last_update=at,
+            status_changed=at,
             status_reason=reason,
             status_message=message,
             history=(*self.history, Change(at, status, by, reason)),
+        )
+
+    def shown(self) -> ServerTask:
+        """The task as the port shows it."""
+        return ServerTask(
+            task_id=self.task_id,
+            status=self.status,
+            queue=self.queue,
+            status_changed_at=self.status_changed,
+            last_update_at=self.last_update,
+            worker_id=self.last_worker,
+            tags=self.tags,
+            requeues=self.requeues,
         )

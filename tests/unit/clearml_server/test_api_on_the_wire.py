@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from scaler_plugin.clearml_server.api import PAGE_SIZE, PATTERN_BYTES, ClearmlServer
+from scaler_plugin.clearml_server.api import PATTERN_BYTES, ClearmlServer
+from scaler_plugin.clearml_server.task_calls import PAGE_SIZE
 from scaler_plugin.core.model import QueueName
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 

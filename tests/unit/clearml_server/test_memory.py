@@ -12,8 +12,7 @@ from scaler_plugin.clearml_server.memory import (
     MemoryTaskServer,
 )
 from scaler_plugin.clearml_server.memory_client import Fault
-from scaler_plugin.clearml_server.memory_task import TaskStatus
-from scaler_plugin.core.model import QueueName, WorkerId
+from scaler_plugin.core.model import QueueName, TaskStatus, WorkerId
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 from scaler_plugin.simulation.clock import VirtualClock
 

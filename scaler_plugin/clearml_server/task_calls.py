@@ -1,0 +1,79 @@
+"""The calls to the real server that concern tasks: listing those that are open, and the steps of a rescue."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scaler_plugin.clearml_server.answers import TASK_FIELDS, listed, task_of
+from scaler_plugin.clearml_server.putting_back import STATUS_REASON, Seen
+from scaler_plugin.clearml_server.requeue_count import with_requeues
+from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskStatus
+
+#: The server's own limit (``max_page_size`` of apiserver): it never lists more in one answer.
+PAGE_SIZE = 500
+
+Call = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+QueuesNamed = Callable[[Sequence[QueueName], Sequence[str]], Mapping[QueueName, Mapping[str, Any]]]
+
+
+class TaskCalls:
+    """:class:`~scaler_plugin.clearml_server.putting_back.TaskSteps` for one rescue: it remembers the id of the queue."""
+
+    def __init__(self, call: Call, queues_named: QueuesNamed) -> None:
+        self._call = call
+        self._queues_named = queues_named
+        self._queue_id: str | None = None
+
+    def open_in(self, names: Mapping[str, QueueName]) -> tuple[ServerTask, ...]:
+        """The tasks queued or in progress whose ``execution.queue`` is one of these ids."""
+        if not names:
+            return ()  # an empty filter is none: the server would list the tasks of all queues
+        request = {
+            "status": [TaskStatus.QUEUED.value, TaskStatus.IN_PROGRESS.value],
+            "execution.queue": list(names),
+            "only_fields": list(TASK_FIELDS),
+            "order_by": ["created"],  # so that pages do not depend on what happens to the tasks
+            "search_hidden": True,  # pipelines and data sets are hidden otherwise
+            "page_size": PAGE_SIZE,
+        }
+        found: dict[TaskId, ServerTask] = {}
+        for page in itertools.count():
+            tasks = listed(self._call("tasks.get_all", {**request, "page": page}), "tasks")
+            before = len(found)
+            found.update({seen.task.task_id: seen.task for task in tasks if (seen := task_of(task, names)) is not None})
+            if len(tasks) < PAGE_SIZE or len(found) == before:
+                break
+        return tuple(found.values())
+
+    def look(self, task_id: TaskId) -> Seen | None:
+        request = {"id": [task_id], "only_fields": list(TASK_FIELDS), "search_hidden": True}
+        tasks = listed(self._call("tasks.get_all", request), "tasks")
+        return task_of(tasks[0], {}) if tasks else None
+
+    def waits_in(self, queue: QueueName, task_id: TaskId) -> bool:
+        document = self._queues_named([queue], ("id", "name", "entries")).get(queue)
+        self._queue_id = document["id"] if document else None
+        return any(entry["task"] == task_id for entry in (document or {}).get("entries") or ())
+
+    def set_requeues(self, seen: Seen, count: int) -> None:
+        # ``tasks.update`` takes tags in every status and leaves the times that the watchdog and a person go by.
+        tags = with_requeues(seen.system_tags, seen.task.task_id, count)
+        self._call("tasks.update", {"task": seen.task.task_id, "system_tags": tags})
+
+    def leave_queue(self, queue: QueueName, task_id: TaskId) -> None:
+        self._call("queues.remove_task", {"queue": self._queue_id, "task": task_id})
+
+    def enqueue_with(self, task_id: TaskId, queue: QueueName, message: str, *, force: bool) -> None:
+        where = {"queue": self._queue_id} if self._queue_id else {"queue_name": queue}  # the latter creates it
+        why = {"status_reason": STATUS_REASON, "status_message": message}
+        fields = self._call("tasks.enqueue", {"task": task_id, **where, **why, "force": force}).get("fields") or {}
+        self._queue_id = fields.get("execution.queue", self._queue_id)
+
+    def move_to_front(self, queue: QueueName, task_id: TaskId) -> None:
+        self._call("queues.move_task_to_front", {"queue": self._queue_id, "task": task_id})
+
+    def fail_with(self, task_id: TaskId, message: str) -> None:
+        why = {"status_reason": STATUS_REASON, "status_message": message}
+        self._call("tasks.failed", {"task": task_id, **why, "force": True})
