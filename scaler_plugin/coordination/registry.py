@@ -87,6 +87,11 @@ class Registry:
             elif self._clock.monotonic() - self._alive_at >= self._ttl_s:
                 self._renew(node)  # nobody has renewed for a whole TTL: the record may be gone
 
+    def doubt(self) -> None:
+        """Something else than what was published last may be in etcd: the next :meth:`publish` writes again."""
+        with self._lock:
+            self._written = None
+
     def renew(self) -> None:
         """Renew the lease and see that the record is still there. Call this every ``renew_every_s``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING
@@ -76,7 +75,6 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     def config() -> ScalerConfig | None:
         return follower.last_good.config if follower.last_good else None
 
-    @cache
     def fleet() -> Fleet:
         from scaler_plugin.cloud.ec2 import Ec2Fleet  # noqa: PLC0415  (boto3: only a leader or a dying node pays for it)
 
@@ -85,7 +83,6 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
             setup.identity.cluster, region=aws.region if aws else None, endpoint_url=aws.endpoint_url if aws else None
         )
 
-    @cache
     def server() -> TaskServer:
         from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415  (clearml: as above)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -75,16 +76,31 @@ class ControlSockets:
         except OSError:
             return
         with client:
-            client.settimeout(CLIENT_TIMEOUT_S)
             try:
-                line = client.makefile("rb").readline(LONGEST_LINE)
-                answer = self._answer(json.loads(line))
-            except (OSError, ValueError) as error:
+                answer = self._answer(_request(client))
+            except (OSError, ValueError, RecursionError) as error:
                 answer = {"error": f"The request could not be read: {error}"}
             try:
+                client.settimeout(CLIENT_TIMEOUT_S)
                 client.sendall(json.dumps(answer).encode() + b"\n")
             except OSError as error:
                 log.info("control_client_left", error=str(error))
+
+
+def _request(client: socket.socket) -> dict[str, Any]:
+    """One line of JSON, all of it within the time: a client that drips must not hold the loop for longer."""
+    deadline = time.monotonic() + CLIENT_TIMEOUT_S
+    line = b""
+    while not line.endswith(b"\n"):
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = client.recv(4096)
+        line += chunk
+        if not chunk or len(line) > LONGEST_LINE:
+            break
+    request = json.loads(line)
+    if not isinstance(request, dict):
+        raise ValueError("it is no JSON object")
+    return request
 
 
 def ask_sidecar(directory: Path, request: dict[str, Any], timeout_s: float = 2.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import structlog
 
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.core.ports import Clock, Fleet, Host
-from scaler_plugin.errors import CloudError, HostError
+from scaler_plugin.errors import CloudError, ConfigError, HostError
 
 log = structlog.get_logger(__name__)
 
@@ -54,5 +54,5 @@ class Ending:
         log.warning("terminating_itself", instance=self._instance_id, reason=self._reason)
         try:
             self._fleet().terminate([self._instance_id])
-        except CloudError as error:
+        except (CloudError, ConfigError) as error:
             log.error("terminate_failed", instance=self._instance_id, error=str(error))

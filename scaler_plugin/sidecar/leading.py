@@ -29,8 +29,13 @@ BLIND_LIMIT_S = 60.0
 CANDIDATE_STEP_S = 5.0
 
 
+#: After a pass in which etcd failed. The leadership goes on until its deadline, and etcd may be back by then.
+RETRY_S = 1.0
+
+
 class Leading:
-    """``make_leader`` is called at the first election that is won: only then are the leader's libraries loaded.
+    """``make_leader`` is called for each term, and again when the configuration changes: its clients take their addresses and
+    secrets from there. Only with the first call are the leader's libraries loaded.
 
     ``report_unfit`` tells people why this node could not lead, in a sentence.
     """
@@ -49,6 +54,8 @@ class Leading:
         self._make_leader = make_leader
         self._report_unfit = report_unfit
         self._leader: Leader | None = None
+        self._made_for = 0  # the configuration's revision
+        self._failure = ""
         self._next_pass_at = float("-inf")
         self._abstain_until = float("-inf")
         self._stopped = False
@@ -59,23 +66,42 @@ class Leading:
         if policy is None or self._stopped or self._clock.monotonic() < self._abstain_until:
             return
         try:
-            if self._election.step() is None or self._clock.monotonic() < self._next_pass_at:
+            if self._election.step() is None:
+                self._leader = None  # what it remembers is of a term that is over
+                return
+            if self._stopped:  # meanwhile: this step may have campaigned after the stop had resigned
+                self._election.resign()
+                return
+            if self._clock.monotonic() < self._next_pass_at:
                 return
             self._next_pass_at = self._clock.monotonic() + policy.poll_interval_s
-            if self._leader is None:
-                self._leader = self._make_leader()
-            self._leader.step()
+            leader = self._leader_for_now()
+            leader.step()
         except NotLeader as error:
             log.warning("stepped_down", reason=str(error))
+            self._leader = None
         except StoreError as error:
-            log.warning("pass_given_up", error=str(error))
+            self._next_pass_at = self._clock.monotonic() + RETRY_S
+            self._failed("pass_given_up", str(error))
         except ScalerError as error:
             # A secret or setting that this machine cannot read: another one may.
-            log.error("cannot_lead", error=str(error))
+            self._failed("cannot_lead", str(error))
             self._report_unfit(str(error))
             self._abstain()
         else:
-            self._hand_over_if_blind(self._leader)
+            self._failure = ""
+            self._look_at_itself(leader)
+
+    def _leader_for_now(self) -> Leader:
+        revision = self._settings.revision
+        if self._leader is None or self._made_for != revision:
+            self._leader, self._made_for = self._make_leader(), revision
+        return self._leader
+
+    def _failed(self, event: str, error: str) -> None:
+        if error != self._failure:
+            log.warning(event, error=error)
+        self._failure = error
 
     def seconds_to_next_step(self) -> float:
         """How long the runner may sleep before the next pass if nothing wakes it."""
@@ -91,11 +117,14 @@ class Leading:
         self._stopped = True
         self._election.resign()
 
-    def _hand_over_if_blind(self, leader: Leader) -> None:
-        if leader.blind_for_s < BLIND_LIMIT_S or not leader.has_rivals:
+    def _look_at_itself(self, leader: Leader) -> None:
+        if leader.blind_for_s < BLIND_LIMIT_S:
             return
-        log.warning("handing_over", blind_for_s=round(leader.blind_for_s))
-        self._abstain()
+        if leader.has_rivals:
+            log.warning("handing_over", blind_for_s=round(leader.blind_for_s))
+            self._abstain()
+        else:
+            self._leader = None  # nobody else can; new clients read their secrets anew
 
     def _abstain(self) -> None:
         self._abstain_until = self._clock.monotonic() + BLIND_LIMIT_S

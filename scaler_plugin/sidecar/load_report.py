@@ -23,16 +23,22 @@ class LoadReport:
         now = self._clock.monotonic()
         if now - self._sampled_at >= SAMPLE_INTERVAL_S:
             self._sampled_at = now
-            load = self._host.load()
+            load, last = self._host.load(), self._load
             self._load = Load(
-                _step(load.cpu), _step(load.memory), _step_or_none(load.gpu), _step_or_none(load.gpu_memory)
+                _coarse(load.cpu, last.cpu if last else None),
+                _coarse(load.memory, last.memory if last else None),
+                _coarse_or_none(load.gpu, last.gpu if last else None),
+                _coarse_or_none(load.gpu_memory, last.gpu_memory if last else None),
             )
         return self._load
 
 
-def _step(percent: float) -> float:
+def _coarse(percent: float, last: float | None) -> float:
+    """Rounded to a step; the last value stays while it is less than a step away, or noise at a border would be a change."""
+    if last is not None and abs(percent - last) < STEP_PERCENT:
+        return last
     return round(percent / STEP_PERCENT) * STEP_PERCENT
 
 
-def _step_or_none(percent: float | None) -> float | None:
-    return None if percent is None else _step(percent)
+def _coarse_or_none(percent: float | None, last: float | None) -> float | None:
+    return None if percent is None else _coarse(percent, last)

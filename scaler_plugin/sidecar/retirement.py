@@ -30,6 +30,11 @@ from scaler_plugin.sidecar.ports import NodePorts
 #: How often a node that others may need reads who they are, for the case that etcd goes away.
 ACQUAINTANCE_INTERVAL_S = 60.0
 
+#: A node that has been idle for long enough and has to stay for a backlog asks again after so long …
+ASK_AGAIN_S = 5.0
+#: … and one that the others need after so long: the answer needs every node's record.
+ASK_THE_OTHERS_AGAIN_S = 30.0
+
 
 class Retirement:
     """``why`` says why the node does not retire, as of the last step."""
@@ -41,6 +46,7 @@ class Retirement:
         self._others: tuple[Node, ...] = ()
         self._others_read_at = float("-inf")
         self._protected: str | None = None
+        self._ask_again_at = float("-inf")
         self.why = ""
 
     def step(self, node: Node, policy: ClusterPolicy, pool: PoolPolicy, protected: str | None = None) -> str | None:
@@ -48,9 +54,16 @@ class Retirement:
         self._protected = protected
         self._keep_acquainted(policy, pool)
         own = idle_long_enough(node, pool, self._etcd.away, self._ports.clock.now())
-        self.why = own.reason
-        # Asked before the gates are closed as well: a node that stays must not keep its agent from pulling every second.
-        if not own.retire or not self._verdict(node, policy, pool).retire:
+        if not own.retire:
+            self.why = own.reason
+            self._ask_again_at = float("-inf")
+            return None
+        if not node.leaving and self._ports.clock.monotonic() < self._ask_again_at:
+            return None
+        # Asked before the gates are closed as well: a node that stays must not keep its agent from pulling.
+        if not self._verdict(node, policy, pool).retire:
+            pause_s = ASK_THE_OTHERS_AGAIN_S if needs_the_others(policy, pool) else ASK_AGAIN_S
+            self._ask_again_at = self._ports.clock.monotonic() + pause_s
             return None
         if not self._ports.gates.close():
             self.why = "An agent is asking for a task at this moment."
@@ -113,4 +126,5 @@ class Retirement:
             )
         except StoreError as error:
             self._etcd.lost(error)
+            self._registry.doubt()  # the claim may have been written although this node goes on
             return False

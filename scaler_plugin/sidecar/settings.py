@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import structlog
 
 from scaler_plugin.config.launches import launch_candidates
 from scaler_plugin.config.policy import cluster_policy
 from scaler_plugin.config.schema import ScalerConfig
-from scaler_plugin.coordination.published_config import ConfigFollower
+from scaler_plugin.coordination.published_config import ConfigFollower, PublishedConfig
 from scaler_plugin.core.model import LaunchId, LaunchRequest, PoolName
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.errors import ConfigError
@@ -22,14 +22,19 @@ log = structlog.get_logger(__name__)
 UserDataSource: TypeAlias = Callable[[ScalerConfig, PoolName, LaunchId], str]
 
 
+class _InForce(NamedTuple):
+    published: PublishedConfig
+    policy: ClusterPolicy
+
+
 class FollowedSettings:
     """The newest good configuration and its policy; :meth:`refresh` re-reads it, level-triggered."""
 
     def __init__(self, follower: ConfigFollower, user_data: UserDataSource) -> None:
         self._follower = follower
         self._user_data = user_data
-        self._revision = 0
-        self._policy: ClusterPolicy | None = None
+        # One value, replaced as a whole: the leader's thread reads while the sidecar's refreshes.
+        self._in_force: _InForce | None = None
         self._problem: str | None = None
 
     def refresh(self) -> None:
@@ -44,23 +49,28 @@ class FollowedSettings:
             if problem:
                 log.warning("configuration_not_usable", problem=problem)
         good = self._follower.last_good
-        if good is not None and good.revision != self._revision:
-            self._revision, self._policy = good.revision, cluster_policy(good.config)
+        if good is not None and (self._in_force is None or good is not self._in_force.published):
+            self._in_force = _InForce(good, cluster_policy(good.config))
             log.info("configuration_in_force", revision=good.revision)
 
     @property
     def policy(self) -> ClusterPolicy | None:
         """The policy in force; ``None`` while no good configuration has been seen."""
-        return self._policy
+        return self._in_force.policy if self._in_force else None
+
+    @property
+    def revision(self) -> int:
+        """The revision in force; 0 while there is none."""
+        return self._in_force.published.revision if self._in_force else 0
 
     def for_leader(self) -> LeaderSettings:
         """What the leader's pass needs; only called once there is a configuration."""
-        good = self._follower.last_good
-        if good is None or self._policy is None:
+        in_force = self._in_force
+        if in_force is None:
             raise RuntimeError("a leader needs a configuration")
-        config = good.config
+        config = in_force.published.config
 
         def candidates(pool: PoolName, launch_id: LaunchId, count: int) -> tuple[LaunchRequest, ...]:
             return launch_candidates(config, pool, launch_id, count, self._user_data(config, pool, launch_id))
 
-        return LeaderSettings(good.revision, self._policy, candidates, self._problem)
+        return LeaderSettings(in_force.published.revision, in_force.policy, candidates, self._problem)
