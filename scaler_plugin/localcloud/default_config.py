@@ -51,6 +51,5 @@ def localised(config: ScalerConfig) -> ScalerConfig:
 
     Images are the user's own; the EC2 double is told to have them.
     """
-    return config.model_copy(
-        update={"etcd": EtcdConfig(), "clearml": ClearmlConfig(), "aws": AwsConfig(region=config.aws.region)}
-    )
+    aws = AwsConfig(region=config.aws.region) if config.aws.region else AwsConfig()
+    return config.model_copy(update={"etcd": EtcdConfig(), "clearml": ClearmlConfig(), "aws": aws})
