@@ -12,6 +12,7 @@ import requests
 from scaler_plugin.clearml_server.api import ClearmlServer
 from scaler_plugin.clearml_server.memory import MemoryTaskServer
 from scaler_plugin.clearml_server.memory_client import Fault, MemoryTaskClient
+from scaler_plugin.clearml_server.putting_back import STATUS_REASON
 from scaler_plugin.core.model import QueueName, TaskId, WorkerId
 from scaler_plugin.core.ports import TaskServer
 from scaler_plugin.errors import TaskServerRefused
@@ -19,7 +20,16 @@ from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 from scaler_plugin.simulation.clock import VirtualClock
 
 SHOWN = ["status", "status_reason", "status_message", "enqueue_status", "execution.queue", "started", "completed"]
-SHOWN += ["last_worker"]
+SHOWN += ["last_worker", "tags", "system_tags"]
+
+#: The steps of a requeue in their order, and the call that each is on the real server.
+STEPS = {
+    "read the queue": "queues.get_all",
+    "look at the task": "tasks.get_all",
+    "raise the count": "tasks.update",
+    "enqueue": "tasks.enqueue",
+    "move to the front": "queues.move_task_to_front",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,9 @@ class Snapshot:
     last_worker: str | None
     reason: str
     stopping: bool
+    rescue: str  # the message, where the reason says that a rescue wrote it
+    tags: tuple[str, ...]
+    requeues: int
 
 
 class World(Protocol):
@@ -54,12 +67,17 @@ class World(Protocol):
     def stopped(self, task: TaskId) -> None: ...
     def register_worker(self, worker: WorkerId, queues: Sequence[QueueName]) -> None: ...
     def status_report(self, worker: WorkerId, task: TaskId | None = None) -> None: ...
+    def set_tags(self, task: TaskId, tags: Sequence[str]) -> None: ...
+    def set_queue_tags(self, queue: QueueName, tags: Sequence[str]) -> None: ...
     def snapshot(self, task: TaskId) -> Snapshot: ...
     def let_time_pass(self) -> None:
         """So that what comes next has a later time than what was before."""
 
     def lose_the_next_call(self, *, after_its_effect: bool) -> None:
         """The leader's next call brings no answer."""
+
+    def lose_a_step(self, step: str, *, after_its_effect: bool) -> None:
+        """This step of the leader's next requeue brings no answer."""
 
     def leader_with_wrong_keys(self) -> TaskServer: ...
 
@@ -81,6 +99,8 @@ class MemoryWorld:
         self.stopped = self.server.stopped
         self.register_worker = self.server.register_worker
         self.status_report = self.server.status_report
+        self.set_tags = self.server.set_tags
+        self.set_queue_tags = self.server.set_queue_tags
 
     def snapshot(self, task: TaskId) -> Snapshot:
         seen = self.server.task(task)
@@ -95,6 +115,9 @@ class MemoryWorld:
             last_worker=seen.last_worker,
             reason=seen.status_reason,
             stopping=seen.status_message == "stopping",
+            rescue=seen.status_message if seen.status_reason == STATUS_REASON else "",
+            tags=seen.tags,
+            requeues=seen.requeues,
         )
 
     def let_time_pass(self) -> None:
@@ -102,6 +125,10 @@ class MemoryWorld:
 
     def lose_the_next_call(self, *, after_its_effect: bool) -> None:
         self.leader.next_faults.append(Fault.UNAVAILABLE_AFTER if after_its_effect else Fault.UNAVAILABLE_BEFORE)
+
+    def lose_a_step(self, step: str, *, after_its_effect: bool) -> None:
+        self.leader.next_faults.extend([Fault.NONE] * list(STEPS).index(step))
+        self.lose_the_next_call(after_its_effect=after_its_effect)
 
     def leader_with_wrong_keys(self) -> TaskServer:
         client = self.server.client("stranger")
@@ -146,7 +173,7 @@ class LiveWorld:
         self.post("tasks.reset", task=task)
 
     def get_next_task(self, queue: QueueName) -> TaskId | None:
-        entry = self.post("queues.get_next_task", queue=self._id_of(queue)).get("entry")
+        entry = self.post("queues.get_next_task", queue=self.queue_id(queue)).get("entry")
         return TaskId(entry["task"]) if entry else None
 
     def started(self, task: TaskId, *, force: bool = False) -> None:
@@ -162,10 +189,16 @@ class LiveWorld:
         self.post("tasks.stopped", task=task)
 
     def register_worker(self, worker: WorkerId, queues: Sequence[QueueName]) -> None:
-        self.post("workers.register", worker=worker, queues=[self._id_of(queue) for queue in queues])
+        self.post("workers.register", worker=worker, queues=[self.queue_id(queue) for queue in queues])
 
     def status_report(self, worker: WorkerId, task: TaskId | None = None) -> None:
         self.post("workers.status_report", worker=worker, timestamp=1, **({"task": task} if task else {}))
+
+    def set_tags(self, task: TaskId, tags: Sequence[str]) -> None:
+        self.post("tasks.update", task=task, tags=tags)
+
+    def set_queue_tags(self, queue: QueueName, tags: Sequence[str]) -> None:
+        self.post("queues.update", queue=self.queue_id(queue), tags=tags)
 
     def snapshot(self, task: TaskId) -> Snapshot:
         # tasks.get_by_id does not show ``enqueue_status``; get_all does when asked for it.
@@ -182,6 +215,9 @@ class LiveWorld:
             last_worker=seen.get("last_worker"),
             reason=seen.get("status_reason", ""),
             stopping=seen.get("status_message") == "stopping",
+            rescue=seen["status_message"] if seen.get("status_reason") == STATUS_REASON else "",
+            tags=tuple(seen["tags"]),
+            requeues=max((int(tag.split(":")[1]) for tag in seen["system_tags"] if "requeued" in tag), default=0),
         )
 
     def let_time_pass(self) -> None:
@@ -189,6 +225,9 @@ class LiveWorld:
 
     def lose_the_next_call(self, *, after_its_effect: bool) -> None:
         self.inject(action=r"^(queues\.create|queues\.get_all)$", drop=True, after=after_its_effect, times=1)
+
+    def lose_a_step(self, step: str, *, after_its_effect: bool) -> None:
+        self.inject(action=f"^{re.escape(STEPS[step])}$", drop=True, after=after_its_effect, times=1)
 
     def leader_with_wrong_keys(self) -> TaskServer:
         return ClearmlServer(self._api.url, self._api.access_key, "wrong-secret", credentials_source="file:/etc/keys")
@@ -207,7 +246,7 @@ class LiveWorld:
         self.leader.close()
         self._http.close()
 
-    def _id_of(self, queue: QueueName) -> str:
+    def queue_id(self, queue: QueueName) -> str:
         if queue not in self._ids:
             pattern = f"^{re.escape(queue)}$"
             listed = self.post("queues.get_all", name=pattern, search_hidden=True, only_fields=["id", "name"])["queues"]

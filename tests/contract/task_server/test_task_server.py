@@ -1,24 +1,23 @@
 """The contract of :class:`~scaler_plugin.core.ports.TaskServer`, held by the real adapter and by the in-memory server.
 
-The real adapter speaks to the API stand-in, which is itself held to recordings of the real server. The second half runs the
-same lives of tasks on the stand-in and in memory and compares what can be seen after every step.
+The real adapter speaks to the API stand-in, which is itself held to recordings of the real server. What a rescue needs of it is
+in ``test_task_rescue``; ``test_task_lives`` compares the two servers step by step.
 """
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from scaler_plugin.core.model import QueueName, TaskId, WorkerId
+from scaler_plugin.core.model import QueueName, WorkerId
 from scaler_plugin.core.ports import TaskServer
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 
-from .task_server_worlds import LiveWorld, MemoryWorld, World
+from .worlds import LiveWorld, World
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's own, of pyparsing
 
@@ -27,33 +26,6 @@ DEADLINE_S = 20.0
 SPECIAL = [
     QueueName(name) for name in ("gpu.a100", "gpuXa100", "a|b|c", "(cpu)", "x+y*", "^top$", "q[0]", "ende ü", "\\d{3}")
 ]
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClearmlApiProcess]:
-    with ClearmlApiProcess(tmp_path_factory.mktemp("clearml"), faults=True) as process:
-        yield process
-
-
-@pytest.fixture
-def live(api: ClearmlApiProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LiveWorld]:
-    monkeypatch.setenv("CLEARML_CONFIG_FILE", str(tmp_path / "no-such-clearml.conf"))
-    monkeypatch.delenv("CLEARML_AUTH_TOKEN", raising=False)
-    world = LiveWorld(api)
-    yield world
-    world.heal()
-    world.close()
-
-
-@pytest.fixture(params=["memory", pytest.param("api", marks=pytest.mark.real)])
-def world(request: pytest.FixtureRequest) -> World:
-    return MemoryWorld() if request.param == "memory" else request.getfixturevalue("live")
-
-
-@pytest.fixture
-def queue(request: pytest.FixtureRequest) -> QueueName:
-    """A queue of this test alone: the stand-in lives as long as the module."""
-    return QueueName(f"queue of {request.node.name}")
 
 
 def test_an_unknown_queue_is_absent(world: World, queue: QueueName) -> None:
@@ -264,157 +236,3 @@ def test_a_token_that_runs_out_is_renewed(
     actions = [(line["action"], line["status"]) for line in live.journal(before)]
     assert actions[-3:] == [("workers.get_all", 401), ("auth.login", 200), ("workers.get_all", 200)]
     leader.close()
-
-
-# The same lives in memory and on the stand-in.
-
-A, B = QueueName("alpha"), QueueName("beta-queue")
-Step = Callable[[World, TaskId], object]
-WORKER = WorkerId("demo:cpu:t3.micro:i-1")
-
-LIVES: dict[str, list[Step]] = {
-    "pulled, started, completed": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.started(t, force=True),
-        lambda w, t: w.status_report(WORKER, t),
-        lambda w, t: w.completed(t),
-        lambda w, t: w.enqueue(t, A),
-    ],
-    "limbo, and out of it by enqueueing again": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.get_next_task(A) is None,
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.enqueue(t, B),
-    ],
-    "limbo, dequeued": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.dequeue(t),
-        lambda w, t: w.dequeue(t),
-    ],
-    "limbo, stopped, enqueued, stopped in the queue": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.stop(t),
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.stop(t),
-    ],
-    "enqueued twice, then moved": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.enqueue(t, B),
-        lambda w, t: w.dequeue(t),
-        lambda w, t: w.dequeue(t),
-    ],
-    "stopped by its agent while an entry waits, pulled again": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.stopped(t),
-        lambda w, t: w.get_next_task(A) == t,
-        lambda w, t: w.started(t),
-    ],
-    "started without a pull leaves the entry": [
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.started(t),
-        lambda w, t: w.completed(t),
-        lambda w, t: w.get_next_task(A) == t,
-    ],
-    "aborted while a worker runs it": [
-        lambda w, t: w.started(t),
-        lambda w, t: w.status_report(WORKER, t),
-        lambda w, t: w.stop(t),
-        lambda w, t: w.stopped(t),
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.dequeue(t),
-    ],
-    "failed, enqueued again, reset": [
-        lambda w, t: w.started(t),
-        lambda w, t: w.failed(t),
-        lambda w, t: w.started(t),
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.reset(t),
-    ],
-    "running, forced back into a queue": [
-        lambda w, t: w.started(t),
-        lambda w, t: w.enqueue(t, A),
-        lambda w, t: w.enqueue(t, A, force=True),
-        lambda w, t: w.dequeue(t),
-    ],
-    "nothing to finish": [
-        lambda w, t: w.stop(t),
-        lambda w, t: w.stopped(t),
-        lambda w, t: w.failed(t),
-        lambda w, t: w.completed(t),
-    ],
-}
-
-
-def outcome(world: World, step: Step, task: TaskId) -> object:
-    """What a step brought: its result or the sub-code of its refusal, and how the task looks then."""
-    try:
-        result = step(world, task)
-    except TaskServerRefused as error:
-        result = f"refused: {error.subcode}"
-    return result, world.snapshot(task)
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("life", LIVES)
-def test_a_task_lives_alike_in_memory_and_on_the_stand_in(live: LiveWorld, life: str) -> None:
-    memory = MemoryWorld()
-    tasks = (memory.create_task(), live.create_task())
-    for world in (memory, live):
-        for queue in (A, B):
-            world.leader.create_queue(queue)
-            while world.get_next_task(queue) is not None:
-                pass
-    for number, step in enumerate(LIVES[life]):
-        outcomes = [outcome(world, step, task) for world, task in zip((memory, live), tasks, strict=True)]
-        assert outcomes[0] == outcomes[1], f"step {number}"
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("seed", range(5))
-def test_any_order_of_calls_has_the_same_effect_in_memory_and_on_the_stand_in(live: LiveWorld, seed: int) -> None:
-    rng = random.Random(seed)
-    queues = [QueueName(f"random {seed} {name}") for name in "ab"]
-    memory = MemoryWorld()
-    for world in (memory, live):
-        for queue in queues:
-            world.leader.create_queue(queue)
-    pairs = [(memory.create_task(), live.create_task()) for _ in range(4)]
-    number_of = {task: number for number, pair in enumerate(pairs) for task in pair}
-
-    def pull(queue: QueueName) -> Step:
-        return lambda world, _: number_of.get(world.get_next_task(queue) or TaskId(""))
-
-    def into(queue: QueueName, force: bool) -> Step:
-        return lambda world, task: world.enqueue(task, queue, force=force)
-
-    for number in range(150):
-        steps: dict[str, Step] = {
-            "enqueue": into(rng.choice(queues), rng.random() < 0.2),
-            "enqueue again": into(rng.choice(queues), False),
-            "pull": pull(rng.choice(queues)),
-            "dequeue": lambda w, t: w.dequeue(t),
-            "stop": lambda w, t: w.stop(t),
-            "started": lambda w, t: w.started(t),
-            "completed": lambda w, t: w.completed(t),
-            "failed": lambda w, t: w.failed(t),
-            "stopped": lambda w, t: w.stopped(t),
-            "report": lambda w, t: w.status_report(WORKER, t),
-            "reset": lambda w, t: w.reset(t),
-        }
-        name, pair = rng.choice(list(steps)), rng.choice(pairs)
-        outcomes = [outcome(world, steps[name], task) for world, task in zip((memory, live), pair, strict=True)]
-        assert outcomes[0] == outcomes[1], f"call {number}: {name}"
-    waiting = [
-        {
-            queue: [number_of[task] for task in backlog.task_ids]
-            for queue, backlog in world.leader.backlogs(queues).items()
-        }
-        for world in (memory, live)
-    ]
-    assert waiting[0] == waiting[1]
