@@ -51,21 +51,17 @@ def run(
     On an instance it goes by what `scaler-sidecar boot` wrote, and the options are not needed. With `--standby` it needs to
     know the cluster and its etcd.
     """
-    from scaler_plugin.node.runner import run as run_sidecar  # noqa: PLC0415
+    from scaler_plugin.node.process import become_sidecar  # noqa: PLC0415
     from scaler_plugin.node.setup import read_setup, state_dir  # noqa: PLC0415
-    from scaler_plugin.observability.logs import configure_logs  # noqa: PLC0415
 
-    configure_logs(verbose)
-    directory = state_dir()
     if standby:
-        setup = _standby_setup(etcd, cluster, config)
-    elif etcd or cluster or config:
+        become_sidecar(_standby_setup(etcd, cluster, config), verbose=verbose)
+    if etcd or cluster or config:
         raise ConfigError(
             "--etcd, --cluster and --config go with --standby; an instance learns them from its user-data."
         )
-    else:
-        setup = read_setup(directory)
-    run_sidecar(setup, directory)
+    read_setup(state_dir())  # a machine that was not set up hears of it here
+    become_sidecar(None, verbose=verbose)
 
 
 def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -> NodeSetup:
