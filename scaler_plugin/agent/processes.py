@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaler_plugin.agent.container_groups import living_groups, may_be_of
+
 #: In the environment of everything that an agent starts.
 SLOT_MARKER = "SCALER_SLOT_DIR"
 
@@ -105,10 +107,16 @@ def _uid(name: str) -> int | None:
         return None
 
 
+def owns(uid: int | None, key: ProcessKey) -> bool:
+    """Whether the process runs as this user."""
+    return uid is not None and _uid(str(key.pid)) == uid
+
+
 def living_containers(worker_id: str) -> tuple[str, ...]:
     """Ids of the running containers that this worker's agent started.
 
-    The label is ``Worker._worker_label`` of clearml-agent, the same from 1.9 to 3.0. Raises ``ContainersUnknown``.
+    The label is ``Worker._worker_label`` of clearml-agent, the same from 1.9 to 3.0. When the docker daemon does not answer, the
+    kernel is asked (:mod:`scaler_plugin.agent.container_groups`). Raises ``ContainersUnknown`` when that leaves a doubt.
     """
     command = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=clearml-worker-id={worker_id}"]
     try:
@@ -116,7 +124,16 @@ def living_containers(worker_id: str) -> tuple[str, ...]:
     except FileNotFoundError:
         return ()  # no docker, no containers
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ContainersUnknown(f"`docker ps` failed: {error}") from error
+        return _without_docker(worker_id, str(error))
     if done.returncode != 0:
-        raise ContainersUnknown(f"`docker ps` failed: {done.stderr.strip()}")
+        return _without_docker(worker_id, done.stderr.strip())
     return tuple(done.stdout.split())
+
+
+def _without_docker(worker_id: str, why: str) -> tuple[str, ...]:
+    """A dead daemon leaves containers running or not, and must neither hide a task nor hold an empty machine for ever."""
+    groups = living_groups()
+    ours = tuple(container for container in groups if may_be_of(container, worker_id))
+    if ours:
+        raise ContainersUnknown(f"`docker ps` failed ({why}), and processes of containers live: {', '.join(ours)}")
+    return ()

@@ -14,6 +14,7 @@ from scaler_plugin.core.model import (
     QueueName,
     ServerTask,
     TaskId,
+    TaskInHand,
     TaskStatus,
     WorkerId,
 )
@@ -81,6 +82,23 @@ def task_of(task: Mapping[str, Any], queues: Mapping[str, QueueName]) -> Seen | 
         requeues=requeues_in(system_tags, task_id),
     )
     return Seen(seen, system_tags)
+
+
+def task_in_hand(task: Mapping[str, Any], queues: Mapping[str, QueueName]) -> TaskInHand | None:
+    """The task with what an agent looks at to stop it (``TaskStopSignal`` in ``clearml_agent.commands.worker``).
+
+    An abort callback stands in the task's runtime properties; the agent waits for its time and for the SDK's interval of looking.
+    """
+    seen = task_of(task, queues)
+    if seen is None:
+        return None
+    runtime = task.get("runtime") or {}
+    try:
+        callback_s = float(runtime.get("_abort_callback_timeout") or 0) + float(runtime.get("_abort_poll_freq") or 0)
+    except (TypeError, ValueError):
+        callback_s = 0.0
+    stopping = "stopping" in (task.get("status_message") or "")
+    return TaskInHand(seen.task, stopping, callback_s if callback_s > 0 else None)
 
 
 def seconds(timestamp: str) -> float:

@@ -19,7 +19,7 @@ from scaler_plugin.clearml_server.answers import backlog_of, listed, worker_of
 from scaler_plugin.clearml_server.credentials import Credentials
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
 from scaler_plugin.clearml_server.task_calls import PAGE_SIZE, TaskCalls
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, WorkerId
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskInHand, WorkerId
 from scaler_plugin.errors import TaskServerRefused
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ class ClearmlServer:
 
     def fail_task(self, task: ServerTask, reason: str) -> bool:
         return give_up(TaskCalls(self._call, self._queues_named), task, reason)
+
+    def find_task(self, task_id: TaskId) -> TaskInHand | None:
+        return TaskCalls(self._call, self._queues_named).find(task_id)
+
+    def ask_to_stop(self, task_id: TaskId, reason: str) -> None:
+        TaskCalls(self._call, self._queues_named).ask_to_stop(task_id, reason)
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
         return tuple(worker_of(worker) for worker in listed(self._call("workers.get_all", {}), "workers"))

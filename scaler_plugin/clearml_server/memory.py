@@ -22,7 +22,16 @@ from scaler_plugin.clearml_server.memory_client import MemoryTaskClient
 from scaler_plugin.clearml_server.memory_steps import MemorySteps
 from scaler_plugin.clearml_server.memory_task import MemoryTask
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskStatus, WorkerId
+from scaler_plugin.core.model import (
+    Backlog,
+    ClearmlWorker,
+    QueueName,
+    ServerTask,
+    TaskId,
+    TaskInHand,
+    TaskStatus,
+    WorkerId,
+)
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.errors import TaskServerRefused
 
@@ -116,6 +125,15 @@ class MemoryTaskServer:
     def fail_task(self, task: ServerTask, reason: str, *, by: str = PEOPLE) -> bool:
         return give_up(MemorySteps(self, by), task, reason)
 
+    def find_task(self, task_id: TaskId) -> TaskInHand | None:
+        task = self._tasks.get(task_id)
+        if task is None:
+            return None
+        return TaskInHand(task.shown(), "stopping" in task.status_message, task.abort_callback_s)
+
+    def ask_to_stop(self, task_id: TaskId, reason: str, *, by: str = PEOPLE) -> None:
+        self.stop(task_id, reason=reason, by=by)
+
     def workers(self) -> tuple[ClearmlWorker, ...]:
         now = self.clock.now()
         for worker_id in [w.worker_id for w in self._workers.values() if now - w.last_activity >= w.timeout_s]:
@@ -168,15 +186,15 @@ class MemoryTaskServer:
             back = task.enqueue_status or TaskStatus.CREATED
             self._keep(replace(task.moved(back, self.clock.now(), by, force=True), enqueue_status=None))
 
-    def stop(self, task_id: TaskId, *, by: str = PEOPLE) -> None:
+    def stop(self, task_id: TaskId, *, reason: str = "", by: str = PEOPLE) -> None:
         """Abort the task as the web page does: a live worker is asked to, otherwise the task is stopped here and now."""
         task = self.task(task_id)
         now = self.clock.now()
         queued = task.status is TaskStatus.QUEUED
         if task.last_worker is not None and not queued and now - task.last_update < WORKER_TIMEOUT_S:
-            self._keep(task.moved(task.status, now, by, message="stopping"))
+            self._keep(task.moved(task.status, now, by, reason, "stopping"))
             return
-        self._keep(task.moved(TaskStatus.STOPPED, now, by, message=f"Stopped by {by}"))
+        self._keep(task.moved(TaskStatus.STOPPED, now, by, reason, f"Stopped by {by}"))
         if queued:
             self._take_out(task)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from scaler_plugin.clearml_server.memory_steps import MemorySteps
 from scaler_plugin.clearml_server.memory_task import MemoryTask
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, WorkerId
+from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskInHand, WorkerId
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ class MemoryTaskClient:
 
     def fail_task(self, task: ServerTask, reason: str) -> bool:
         return give_up(self._steps(), task, reason)
+
+    def find_task(self, task_id: TaskId) -> TaskInHand | None:
+        return self._call(lambda: self._server.find_task(task_id))
+
+    def ask_to_stop(self, task_id: TaskId, reason: str) -> None:
+        self._call(lambda: self._server.ask_to_stop(task_id, reason, by=self.name))
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
         return self._call(self._server.workers)

@@ -58,6 +58,7 @@ class MemoryTask:
     requeues: int = 0
     status_reason: str = ""
     status_message: str = ""
+    abort_callback_s: float | None = None  # that the task's own abort callback may take, if it registered one
     history: tuple[Change, ...] = ()
 
     def moved(

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scaler_plugin.clearml_server.answers import TASK_FIELDS, listed, task_of
+from scaler_plugin.clearml_server.answers import TASK_FIELDS, listed, task_in_hand, task_of
 from scaler_plugin.clearml_server.putting_back import STATUS_REASON, Seen
 from scaler_plugin.clearml_server.requeue_count import with_requeues
-from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskStatus
+from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskInHand, TaskStatus
 
 #: The server's own limit (``max_page_size`` of apiserver): it never lists more in one answer.
 PAGE_SIZE = 500
@@ -51,6 +51,28 @@ class TaskCalls:
         request = {"id": [task_id], "only_fields": list(TASK_FIELDS), "search_hidden": True}
         tasks = listed(self._call("tasks.get_all", request), "tasks")
         return task_of(tasks[0], {}) if tasks else None
+
+    def find(self, task_id: TaskId) -> TaskInHand | None:
+        """Two requests: the task, and the name of its queue."""
+        fields = [*TASK_FIELDS, "status_message", "runtime"]
+        tasks = listed(
+            self._call("tasks.get_all", {"id": [task_id], "only_fields": fields, "search_hidden": True}), "tasks"
+        )
+        if not tasks:
+            return None
+        queue_id = (tasks[0].get("execution") or {}).get("queue") or ""
+        names: dict[str, QueueName] = {}
+        if queue_id:
+            request = {"id": [queue_id], "only_fields": ["id", "name"], "search_hidden": True}
+            names = {
+                queue["id"]: QueueName(queue["name"])
+                for queue in listed(self._call("queues.get_all", request), "queues")
+            }
+        return task_in_hand(tasks[0], names)
+
+    def ask_to_stop(self, task_id: TaskId, reason: str) -> None:
+        # With a worker that reported lately the server only writes the message "stopping", for which agent and SDK look.
+        self._call("tasks.stop", {"task": task_id, "status_reason": reason})
 
     def waits_in(self, queue: QueueName, task_id: TaskId) -> bool:
         document = self._queues_named([queue], ("id", "name", "entries")).get(queue)

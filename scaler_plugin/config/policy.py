@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scaler_plugin.config.pool_schema import PoolConfig
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.model import PoolName, QueueName
 from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy

@@ -140,6 +140,29 @@ class PoolConfig(Section):
         examples=["10m"],
     )
     slots_per_node: Annotated[int, Count(1, 64)] = Field(
+    max_lifetime: Annotated[Duration | None, Timespan("1m", "365d", never=True)] = Field(
+        None,
+        description="Age from which a node takes no further task, finishes the one it has, and is replaced; at most a tenth of the"
+        " pool (at least one node) at a time. `never`: nodes have no age.",
+        examples=["7d"],
+    )
+    sessions_keep_alive: Annotated[bool, Switch()] = Field(
+        False,
+        description="`true`: somebody logged in by SSH or Session Manager counts as activity, and the node stays.",
+        examples=[True],
+    )
+    on_interruption: Annotated[str | None, FreeText("a shell script", LONGEST_SCRIPT)] = Field(
+        None,
+        description="Shell script that root runs for each running task when EC2 announces that it takes the instance, so that the"
+        " task can save its state. See [interruptions](interruptions.md). Stored in etcd as it is: no secrets in it.",
+        examples=["docker kill --signal USR1 $(docker ps -q)\n"],
+    )
+    on_interruption_timeout: Annotated[Duration, Timespan("1s", "4m")] = Field(
+        Duration(60_000),
+        description="How long that script may take; less when EC2 leaves less time. Then it is killed and the task goes back to its"
+        " queue all the same.",
+        examples=["60s"],
+    )
         1, description="Agents on one instance; its GPUs are divided among them.", examples=[1]
     )
     docker_image: Annotated[str | None, TextOrNone("a docker image", r"[a-z0-9][A-Za-z0-9._:/@-]*", 512)] = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaler_plugin.core.model import InstanceId, LaunchId, PoolName
+from scaler_plugin.core.model import InstanceId, LaunchId, PoolName, TaskId
 from scaler_plugin.errors import ConfigError
 
 
@@ -78,3 +78,26 @@ class Keys:
     @property
     def requests(self) -> str:
         return f"{self.root}requests/"
+
+    @property
+    def node_requests(self) -> str:
+        """What people ask of single nodes."""
+        return f"{self.requests}nodes/"
+
+    def drain_request(self, instance_id: InstanceId) -> str:
+        return f"{self.node_requests}{instance_id}/drain"
+
+    def protect_request(self, instance_id: InstanceId) -> str:
+        return f"{self.node_requests}{instance_id}/protect"
+
+    @property
+    def handbacks(self) -> str:
+        return f"{self.root}handbacks/"
+
+    def handback(self, instance_id: InstanceId, task_id: TaskId) -> str:
+        """A node's promise to put the task back into its queue."""
+        return f"{self.handbacks}{instance_id}/{task_id}"
+
+    def renewal(self, pool: PoolName, place: int) -> str:
+        """One of the places of a pool whose holder may leave because it has come of age."""
+        return f"{self.root}pools/{pool}/renewal/{place}"

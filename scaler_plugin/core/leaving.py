@@ -13,10 +13,14 @@ _URGENCY = (NodeState.INTERRUPTED, NodeState.DRAINING)
 
 @dataclass(frozen=True)
 class Demand:
-    """``state`` is ``DRAINING`` (finish the task, then end) or ``INTERRUPTED`` (EC2 takes the instance soon)."""
+    """``state`` is ``DRAINING`` (finish the task, then end) or ``INTERRUPTED`` (EC2 takes the instance soon).
+
+    ``ready`` is false while something must still be done on the node before it ends, although nothing may run on it.
+    """
 
     state: NodeState
     reason: str
+    ready: bool = True
 
 
 def strongest(demands: Iterable[Demand | None]) -> Demand | None:

@@ -318,6 +318,19 @@ class ServerTask:
 
 
 @dataclass(frozen=True)
+class TaskInHand:
+    """One task as the server has it, for whoever is about to end it.
+
+    ``stopping`` is set when somebody has asked already that it be stopped. ``abort_callback_s`` is how long its agent then waits for
+    the abort callback that the task itself registered, ``None`` where it registered none.
+    """
+
+    task: ServerTask
+    stopping: bool = False
+    abort_callback_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something a person may have to act on, as ``status`` shows it. ``about`` names the part (pool, instance, ``ec2``…)."""
 

@@ -23,7 +23,11 @@ class ZeroMode(str, Enum):
 
 @dataclass(frozen=True)
 class PoolPolicy:
-    """One pool's rules. ``queues`` in priority order; ``idle_timeout_s`` is ``None`` for "never"."""
+    """One pool's rules. ``queues`` in priority order; ``idle_timeout_s`` is ``None`` for "never".
+
+    ``max_lifetime_s`` is the age from which a node leaves and is replaced. ``on_interruption`` is the script that lets a task save
+    its state before EC2 takes the instance.
+    """
 
     name: PoolName
     queues: tuple[QueueName, ...]

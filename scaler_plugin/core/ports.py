@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import (
     Backlog,
     ClearmlWorker,
@@ -20,6 +21,8 @@ from scaler_plugin.core.model import (
     QueueName,
     ServerTask,
     Slot,
+    TaskId,
+    TaskInHand,
     WorkerId,
 )
 
@@ -54,6 +57,12 @@ class TaskServer(Protocol):
 
     def fail_task(self, task: ServerTask, reason: str) -> bool:
         """Mark the task as failed with this status message; false, and nothing changed, if it is no longer as given."""
+
+    def find_task(self, task_id: TaskId) -> TaskInHand | None:
+        """The task; ``None`` if it does not exist or is in a status that no agent, person or rescue brings it into."""
+
+    def ask_to_stop(self, task_id: TaskId, reason: str) -> None:
+        """Abort the task as people do: its agent lets the task's abort callback run, ends it, and marks it as stopped."""
 
     def workers(self) -> tuple[ClearmlWorker, ...]:
         """All workers the server lists, with the task each reports."""
@@ -102,6 +111,9 @@ class Host(Protocol):
 
     def load(self) -> Load:
         """How much of the machine is in use."""
+
+    def vitals(self) -> Vitals:
+        """What the machine says of its own health, as of the newest look; returns at once."""
 
     def shut_down(self, reason: str) -> None:
         """Ask the operating system to shut down and return at once."""

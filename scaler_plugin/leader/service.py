@@ -19,6 +19,7 @@ from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.janitor import Janitor
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.launcher import Launcher
+from scaler_plugin.leader.legacy_of_nodes import LegacyOfNodes
 from scaler_plugin.leader.observer import Observer
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.rescuer import Rescuer
@@ -61,6 +62,7 @@ class Leader:
         self._janitor = Janitor(
             store, keys, election, book, server, fleet, clock, self._problems, journal, self._clearml, terminating
         )
+        self._legacy = LegacyOfNodes(store, keys, election, server, clock, journal, self._clearml)
         self._rescuer = Rescuer(election, server, clock, self._problems, journal, self._clearml)
         self._published: View | None = None
         self._rivals = 0
@@ -80,6 +82,7 @@ class Leader:
         self._rivals = sum(1 for node in observation.nodes if node.instance_id != self._candidate)
         plan = plan_launches(settings.policy, observation, self._clock.now())
         self._act(observation, plan, settings)
+        self._legacy.sweep(observation, settings.policy)
         self._rescuer.sweep(observation, settings.policy)
         self._report_pauses(observation)
         self._publish(settings, observation, plan)

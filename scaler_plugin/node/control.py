@@ -103,6 +103,13 @@ def _request(client: socket.socket) -> dict[str, Any]:
     return request
 
 
+def knock(directory: Path) -> None:
+    """Wake this machine's sidecar up. Never raises: it looks at every step anyway."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.sendto(b"look", str(directory / WAKE_SOCKET))
+
+
 def ask_sidecar(directory: Path, request: dict[str, Any], timeout_s: float = 2.0) -> dict[str, Any]:
     """The command line's side: one question to this machine's sidecar."""
     path = directory / CONTROL_SOCKET

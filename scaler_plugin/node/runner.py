@@ -7,7 +7,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,7 +18,6 @@ from scaler_plugin.node.control import ControlSockets
 from scaler_plugin.node.heartbeat import beat
 from scaler_plugin.node.notify import notify
 from scaler_plugin.node.setup import NodeSetup
-from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.service import STEP_S
 
 log = structlog.get_logger(__name__)
@@ -51,12 +50,15 @@ def run(setup: NodeSetup, directory: Path) -> None:
             Renewal("registration", node.registry.renew, node.registry.renew_every_s),
         ]
     )
-    leading = _LeadingThread(node.leading)
+    leading = _ServiceThread("leading", node.leading)
+    interruptions = _ServiceThread("interruptions", node.interruptions) if node.interruptions else None
     watch = node.election.watch(leading.wake)
     log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)
     try:
         renewal.start()
         leading.start()
+        if interruptions is not None:
+            interruptions.start()
         ready = False
         while not stopping:
             sidecar.step()
@@ -72,21 +74,32 @@ def run(setup: NodeSetup, directory: Path) -> None:
         watch.cancel()
         sidecar.stop()
         leading.stop()
+        if interruptions is not None:
+            interruptions.stop()
         renewal.stop()
         sockets.close()
         node.store.close()
         log.info("sidecar_stopped", instance=setup.identity.instance_id)
 
 
-class _LeadingThread:
-    """Drives the candidacy beside the sidecar's own loop."""
+class _Service(Protocol):
+    def step(self) -> None: ...
 
-    def __init__(self, leading: Leading) -> None:
-        self._leading = leading
+    def seconds_to_next_step(self) -> float: ...
+
+    def stop(self) -> None: ...
+
+
+class _ServiceThread:
+    """Drives a service beside the sidecar's own loop."""
+
+    def __init__(self, name: str, service: _Service) -> None:
+        self._name = name
+        self._service = service
         self._wake = threading.Event()
         self._stopping = False
         # A daemon: a pass that waits for EC2 must not keep a process from ending that has resigned already.
-        self._thread = threading.Thread(target=self._run, name="leading", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -102,10 +115,10 @@ class _LeadingThread:
         while not self._stopping:
             self._wake.clear()
             try:
-                self._leading.step()
+                self._service.step()
             except Exception:
-                # A bug. The node must go on reporting and retiring, so it does not lead but lives.
-                log.exception("leading_crashed")
-                self._leading.stop()
+                # A bug. The node must go on reporting and retiring, so it lives without this service.
+                log.exception("service_crashed", service=self._name)
+                self._service.stop()
                 return
-            self._wake.wait(self._leading.seconds_to_next_step())
+            self._wake.wait(self._service.seconds_to_next_step())

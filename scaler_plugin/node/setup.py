@@ -6,6 +6,7 @@ It holds no secret. The directory is of this boot only (``/run``), so a file tha
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class NodeSetup:
     queues: tuple[QueueName, ...] = ()
     docker_image: str | None = None
     cpu_only: bool = False
+    gpus: int = 0  # how many NVIDIA GPUs the machine has, as of its boot
 
     @property
     def worker_ids(self) -> tuple[WorkerId, ...]:
@@ -68,3 +70,11 @@ def read_setup(directory: Path) -> NodeSetup:
         ) from None
     except (OSError, StoreError) as error:
         raise HostError(f"{path} cannot be read: {error}. Run `scaler-sidecar boot` again.") from error
+
+
+def set_up_at(directory: Path) -> float:
+    """When this boot was set up (epoch seconds): the age of an instance that never restarts. Now, where it has not been yet."""
+    try:
+        return (directory / FILE_NAME).stat().st_mtime
+    except OSError:
+        return time.time()

@@ -17,7 +17,7 @@ from scaler_plugin.coordination.registry import Condemned, Registry
 from scaler_plugin.core.leaving import strongest
 from scaler_plugin.core.model import Node, NodeIdentity, NodeRole, NodeState, SlotState
 from scaler_plugin.core.policy import PoolPolicy
-from scaler_plugin.errors import StoreError, TaskServerError
+from scaler_plugin.errors import ScalerError, StoreError
 from scaler_plugin.sidecar.concerns import Concern, Protection, first_protection
 from scaler_plugin.sidecar.ending import Ending
 from scaler_plugin.sidecar.etcd_contact import EtcdContact
@@ -74,6 +74,7 @@ class Sidecar:
         self._protections = tuple(protections)
         self._node = Node(identity, NodeState.UP, ports.clock.now(), version=version)
         self._ending: Ending | None = None
+        self._held = False  # something must still be done before the node ends
         self._next_refresh_at = float("-inf")
 
     def step(self) -> None:
@@ -83,6 +84,7 @@ class Sidecar:
             return
         self._node = replace(self._node, slots=self._ports.gates.slots(), load=self._load.current())
         self._follow_demands()
+        self._node = replace(self._node, protected=first_protection(self._protections, self._node) or "")
         try:
             self._refresh_settings()
             self._registry.publish(self._node)
@@ -112,12 +114,14 @@ class Sidecar:
             leadership.term if leadership else None,
             self._etcd.away,
             self._ending is not None,
-            self._retirement.why,
+            f"{self._node.reason} It stays until that is prepared." if self._held else self._retirement.why,
         )
 
     def _follow_demands(self) -> None:
         """Keep the gates closed while somebody demands that the node leaves; a running task is not disturbed by that."""
-        demand = strongest(concern.demand(self._node) for concern in self._concerns)
+        demands = [demand for concern in self._concerns if (demand := concern.demand(self._node)) is not None]
+        demand = strongest(demands)
+        self._held = any(not demand.ready for demand in demands)
         state, reason = (demand.state, demand.reason) if demand else (NodeState.UP, "")
         if (state, reason) != (self._node.state, self._node.reason):
             log.info("node_state", state=state.value, reason=reason)
@@ -139,10 +143,11 @@ class Sidecar:
         name = self._identity.pool
         if self._ending is not None or policy is None or name is None or self._identity.role is not NodeRole.WORKER:
             return
+        if self._held:
+            return
         # A pool that was taken out of the configuration has no queue and no minimum: its nodes go when they are idle.
         pool = policy.pool(name) or PoolPolicy(name, queues=(), max_instances=0)
-        protected = first_protection(self._protections, self._node)
-        reason = self._retirement.step(self._node, policy, pool, protected)
+        reason = self._retirement.step(self._node, policy, pool, self._node.protected or None)
         if reason is not None:
             self._end(reason)
 
@@ -182,5 +187,5 @@ class Sidecar:
             server = self._ports.server()
             for slot in self._node.slots:
                 server.unregister_worker(self._identity.worker_id(slot.index, slots))
-        except TaskServerError as error:
+        except ScalerError as error:
             log.warning("worker_not_unregistered", error=str(error))
