@@ -15,6 +15,7 @@ COMMANDS = (
     LazyCommand("boot", "scaler_plugin.cli.node:boot", "Set this instance up from its user-data, once per boot."),
     LazyCommand("run", "scaler_plugin.cli.node:run", "Run this machine's sidecar until SIGTERM."),
     LazyCommand("node", "scaler_plugin.cli.node:node", "Ask this machine's sidecar what it knows."),
+    LazyCommand("health", "scaler_plugin.cli.health:health", "Say whether this machine is fit to take tasks."),
     LazyCommand("config", "scaler_plugin.cli.config:app", "Validate, publish and show a cluster's configuration."),
     LazyCommand(
         "agent", "scaler_plugin.cli.agent:agent", "Run this node's clearml-agent on one slot.", passthrough=True

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from scaler_plugin.config.check_schema import CheckConfig
 from scaler_plugin.config.duration import Duration
 from scaler_plugin.config.rules import (
     Choice,
@@ -139,7 +140,6 @@ class PoolConfig(Section):
         description="An instance that has not registered so long after its launch is terminated; its console output is kept.",
         examples=["10m"],
     )
-    slots_per_node: Annotated[int, Count(1, 64)] = Field(
     max_lifetime: Annotated[Duration | None, Timespan("1m", "365d", never=True)] = Field(
         None,
         description="Age from which a node takes no further task, finishes the one it has, and is replaced; at most a tenth of the"
@@ -163,6 +163,7 @@ class PoolConfig(Section):
         " queue all the same.",
         examples=["60s"],
     )
+    slots_per_node: Annotated[int, Count(1, 64)] = Field(
         1, description="Agents on one instance; its GPUs are divided among them.", examples=[1]
     )
     docker_image: Annotated[str | None, TextOrNone("a docker image", r"[a-z0-9][A-Za-z0-9._:/@-]*", 512)] = Field(
@@ -186,6 +187,12 @@ class PoolConfig(Section):
         examples=["agent.package_manager.type: uv\n"],
     )
     git: GitConfig | None = Field(None, description="Login for private repositories.")
+    min_free_disk_gb: Annotated[int, Count(0, 65_536)] = Field(
+        2,
+        description="A machine with less free disk space, in GiB, takes no further task and is replaced. `0`: never for that.",
+        examples=[20],
+    )
+    checks: tuple[CheckConfig, ...] = Field((), description="Health checks of your own. See [health](health.md).")
 
     @model_validator(mode="after")
     def _check(self) -> PoolConfig:

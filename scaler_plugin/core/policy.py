@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from scaler_plugin.core.health import HealthPolicy
 from scaler_plugin.core.model import PoolName, QueueName
 
 
@@ -36,6 +37,11 @@ class PoolPolicy:
     slots_per_node: int = 1
     idle_timeout_s: float | None = 600.0
     startup_timeout_s: float = 600.0
+    max_lifetime_s: float | None = None
+    sessions_keep_alive: bool = False
+    on_interruption: str | None = None
+    on_interruption_timeout_s: float = 60.0
+    health: HealthPolicy = field(default_factory=HealthPolicy)
 
 
 @dataclass(frozen=True)

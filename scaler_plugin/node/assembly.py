@@ -25,8 +25,11 @@ from scaler_plugin.core.ports import Fleet, Gates, TaskServer
 from scaler_plugin.errors import ConfigError, StoreError
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.node.clock import SystemClock
+from scaler_plugin.node.health_watch import health_concerns, vitals_watch
 from scaler_plugin.node.host import LocalHost
+from scaler_plugin.node.reasons import node_reasons
 from scaler_plugin.node.setup import NodeSetup
+from scaler_plugin.sidecar.interruption import Interruptions
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.ports import NodePorts
 from scaler_plugin.sidecar.service import Sidecar
@@ -62,6 +65,7 @@ class AssembledNode:
     store: Store
     election: Election
     registry: Registry
+    interruptions: Interruptions | None = None
 
 
 def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
@@ -109,10 +113,22 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         own = setup.identity.instance_id
         Journal(store, keys, clock).record("cannot_lead", own, f"{own} was elected and cannot lead: {why}")
 
-    ports = NodePorts(store, keys, _gates(setup, directory, clock), LocalHost(), clock, fleet, server)
+    host = LocalHost(vitals_watch(setup, clock))
+    ports = NodePorts(store, keys, _gates(setup, directory, clock), host, clock, fleet, server)
     leading = Leading(settings, election, clock, leader, report_unfit)
-    sidecar = Sidecar(setup.identity, ports, settings, election, registry, leading, __version__)
-    return AssembledNode(sidecar, leading, store, election, registry)
+    reasons = node_reasons(setup, directory, store, keys, registry, clock, settings, server)
+    sidecar = Sidecar(
+        setup.identity,
+        ports,
+        settings,
+        election,
+        registry,
+        leading,
+        __version__,
+        concerns=(*reasons.concerns, *health_concerns(setup, host, settings, clock, Journal(store, keys, clock))),
+        protections=reasons.protections,
+    )
+    return AssembledNode(sidecar, leading, store, election, registry, reasons.interruptions)
 
 
 def _leader_ttl_s(follower: ConfigFollower) -> int:

@@ -22,6 +22,7 @@ from scaler_plugin.core.model import NodeIdentity, QueueName
 from scaler_plugin.errors import ConfigError, HostError
 from scaler_plugin.node.agent_access import agent_user, make_slot_directories
 from scaler_plugin.node.clearml_conf import clearml_conf, machine_conf, write_clearml_conf
+from scaler_plugin.node.gpus import expected_gpus
 from scaler_plugin.node.setup import NodeSetup, write_setup
 
 log = structlog.get_logger(__name__)
@@ -78,6 +79,7 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
         queues=tuple(QueueName(queue) for queue in pool.queues),
         docker_image=pool.docker_image,
         cpu_only=pool.cpu_only,
+        gpus=expected_gpus(identity.instance_type),
     )
     write_setup(directory, setup)
     log.info("machine_set_up", instance=identity.instance_id, pool=pool.name, slots=setup.slots)

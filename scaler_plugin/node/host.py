@@ -10,8 +10,10 @@ from typing import Any
 import psutil
 import structlog
 
+from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import Load
 from scaler_plugin.errors import HostError
+from scaler_plugin.node.vitals import VitalsWatch
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +23,8 @@ DEFAULT_SHUTDOWN_COMMAND = "systemctl poweroff"
 class LocalHost:
     """Implements ``core.ports.Host``. ``SCALER_SHUTDOWN_COMMAND`` replaces the command where there is no systemd."""
 
-    def __init__(self) -> None:
+    def __init__(self, vitals: VitalsWatch | None = None) -> None:
+        self._vitals = vitals
         self._command = shlex.split(os.environ.get("SCALER_SHUTDOWN_COMMAND") or DEFAULT_SHUTDOWN_COMMAND)
         self._gpus = _Gpus()
         psutil.cpu_percent()  # the first call only starts the measurement
@@ -29,6 +32,9 @@ class LocalHost:
     def load(self) -> Load:
         gpu, gpu_memory = self._gpus.load()
         return Load(psutil.cpu_percent(), psutil.virtual_memory().percent, gpu, gpu_memory)
+
+    def vitals(self) -> Vitals:
+        return self._vitals.latest() if self._vitals else Vitals()
 
     def shut_down(self, reason: str) -> None:
         log.info("shutting_down", command=self._command[0], reason=reason)

@@ -12,6 +12,7 @@ from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.coordination.store import Comparison, CreatedAt
+from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
 from scaler_plugin.leader.service import Leader
 from scaler_plugin.sidecar.leading import Leading
@@ -33,14 +34,18 @@ SHUTDOWN_S = 5.0
 
 
 class SimHost:
-    """The machine's operating system. ``stuck`` makes a shutdown have no effect."""
+    """The machine's operating system. ``stuck`` makes a shutdown have no effect; ``health`` is what it says of itself."""
 
     def __init__(self, power_off: Callable[[], None]) -> None:
         self._power_off = power_off
         self.stuck = False
+        self.health = Vitals()
 
     def load(self) -> Load:
         return Load(cpu=0.0, memory=0.0)
+
+    def vitals(self) -> Vitals:
+        return self.health
 
     def shut_down(self, reason: str) -> None:
         if not self.stuck:
