@@ -86,7 +86,7 @@ def check_docker() -> None:
 def check_gpus(docker: bool) -> None:
     if not becomes_true(lambda: succeeds(["nvidia-smi", "-L"])):
         raise Unfit(
-            "This instance has NVIDIA GPUs, but nvidia-smi lists none. Use an image of the GPU variant, or set cpu_only for the pool."
+            "This instance has NVIDIA GPUs, but nvidia-smi lists none. Use an image of the GPU variant, or make the pool cpu_only."
         )
     if docker and shutil.which("nvidia-container-runtime") is None:
         raise Unfit("Tasks in containers would see no GPU: the image lacks the NVIDIA container toolkit.")

@@ -1,0 +1,185 @@
+"""A machine: a Debian tree booted with systemd in a container (systemd-nspawn), on the host's network or one of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+METADATA_ADDRESS = "169.254.169.254"
+_CLONE_NEWNET = 0x40000000
+
+
+def wait_for(what: str, condition: Callable[[], T], deadline_s: float = 60.0) -> T:
+    """Ask until the answer is true; what it was then. The sentence says what did not come about."""
+    until = time.monotonic() + deadline_s
+    while not (answer := condition()):
+        if time.monotonic() > until:
+            raise AssertionError(f"within {deadline_s:.0f} s not: {what}")
+        time.sleep(0.2)
+    return answer
+
+
+class NetworkNamespace:
+    """A network of its own with loopback and the metadata service's address on it. What is called through :meth:`call` lives in it,
+    and so do the processes that it starts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = Path("/run/netns") / name
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        subprocess.run(["ip", "-n", name, "address", "add", f"{METADATA_ADDRESS}/32", "dev", "lo"], check=True)
+        # One thread for all calls: a child that asked to die with its parent dies with the *thread* that started it.
+        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+
+    def call(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
+        return self._thread.submit(function, *arguments, **named).result()
+
+    def remove(self) -> None:
+        self._thread.shutdown()
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+
+    def _enter(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(fd)
+
+
+class Machine:
+    """``root`` is used in place. Without a ``network`` it is the host's: only for a machine that is being provisioned."""
+
+    def __init__(
+        self, root: Path, console: Path, network: NetworkNamespace | None = None, options: Sequence[str] = ()
+    ) -> None:
+        self.root = root
+        self._console = console
+        self._network = network
+        self._options = tuple(options)
+        self._nspawn: subprocess.Popen[bytes] | None = None
+
+    @property
+    def console(self) -> str:
+        """All that the machine printed on its console so far."""
+        return self._console.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self._nspawn is not None and self._nspawn.poll() is None
+
+    def start(self) -> None:
+        """Boot, and return when systemd says that all start jobs are done (well or not)."""
+        command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--machine=ami-test", "--register=no"]
+        command += ["--keep-unit", "--boot", "--resolv-conf=copy-host", "--system-call-filter=@keyring bpf"]
+        if self._network:
+            command += [f"--network-namespace-path={self._network.path}", "--capability=CAP_NET_ADMIN"]
+        with self._console.open("ab") as console:
+            self._nspawn = subprocess.Popen(
+                [*command, *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        wait_for(
+            f"a first process in the machine; its console:\n{self.console}",
+            lambda: self._init_pid() or not self.running,
+        )
+        assert self.running, self.console
+
+    def wait_booted(self) -> str:
+        """systemd's own word for the outcome: ``running`` or ``degraded``."""
+
+        def state() -> str:
+            said = self.run("systemctl", "is-system-running", check=False).strip()
+            return said if said in ("running", "degraded") else ""
+
+        return wait_for("the machine has booted", state)
+
+    def run(self, *command: str, check: bool = True, user: str | None = None) -> str:
+        """Run a program in the machine, as root unless another user is named; what it printed."""
+        done = self.try_run(*command, user=user)
+        assert done.returncode == 0 or not check, f"{command} failed with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def try_run(self, *command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        enter = ["nsenter", f"--target={self._init_pid()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        enter += [
+            "--root",
+            "--wd=/",
+            "--",
+            "env",
+            "-i",
+            "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "LC_ALL=C.UTF-8",
+        ]
+        if user:
+            enter += ["runuser", "-u", user, "--"]
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=120, check=False)
+
+    def property_of(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+    def wait_ended(self, deadline_s: float = 60.0) -> int:
+        """Wait until the machine has powered off by itself; nspawn's exit code, 0 after a clean one."""
+        assert self._nspawn is not None
+        try:
+            return self._nspawn.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the machine is still on after {deadline_s:.0f} s:\n{self.console[-4000:]}") from None
+
+    def power_off(self) -> None:
+        self.run("systemctl", "poweroff", check=False)
+        self.wait_ended()
+
+    def destroy(self) -> None:
+        """End it, however it is. Harmless when it has ended."""
+        if self._nspawn is None or self._nspawn.poll() is not None:
+            return
+        pid = self._init_pid()
+        if pid:
+            subprocess.run(["kill", "-KILL", str(pid)], check=False)
+        try:
+            self._nspawn.wait(10)
+        except subprocess.TimeoutExpired:
+            self._nspawn.kill()
+            self._nspawn.wait()
+
+    def _init_pid(self) -> int:
+        """The machine's first process as the host sees it; 0 before there is one."""
+        assert self._nspawn is not None
+        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
+        found = children.read_text().split() if children.exists() else []
+        return int(found[0]) if found else 0
+
+
+class Overlay:
+    """A copy-on-write copy of a tree: what an instance's volume is to its image."""
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.root = folder / "root"
+        upper, work = folder / "upper", folder / "work"
+        for path in (self.root, upper, work):
+            path.mkdir(parents=True)
+        layers = f"lowerdir={image},upperdir={upper},workdir={work}"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, str(self.root)], check=True)
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file that this copy has and the image has not."""
+        target = self.root / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+
+    def remove(self) -> None:
+        subprocess.run(["umount", str(self.root)], check=True)
