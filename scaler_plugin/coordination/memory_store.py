@@ -62,6 +62,7 @@ class MemoryStore:
         self._clients: dict[str, MemoryClient] = {}
         self._next_lease = 1
         self._stopped = False
+        self.wiped = 0  # how often it was set up anew
         self._reset()
 
     def _reset(self) -> None:
@@ -82,6 +83,7 @@ class MemoryStore:
     def wipe(self) -> None:
         """An etcd that was set up anew: no keys, no leases, the first revision. Watches break and are set up again."""
         with self._lock:
+            self.wiped += 1
             self._reset()
         self._wake(None)
 

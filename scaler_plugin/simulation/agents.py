@@ -61,7 +61,10 @@ class SimAgent:
         self._reported_at = float("-inf")
         self._child_task = TaskId("")
         self._child_done = False
+        self._was_aborted = False
+        self._child_step_s = REPORT_S
         self._wake: Callable[[], None] = lambda: None
+        self._wake_child: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._wake = self._scheduler.spawn(self.process, self._main)
@@ -70,6 +73,18 @@ class SimAgent:
         """SIGKILL: the child of a running task lives on, and nobody will complete the task."""
         self.process.kill()
         self._slot.crash(task_survives=self.child is not None and self.child.alive)
+
+    def kill_with_task(self) -> None:
+        """SIGKILL to the agent and to everything of its task."""
+        self.process.kill()
+        self.kill_child()
+        self._slot.crash()
+        self.task_id = None
+
+    def look_often(self) -> None:
+        """From now on see within seconds that somebody stops the task, as real agents always do; sleeping longer is cheaper."""
+        self._child_step_s = POLL_S
+        self._wake_child()
 
     def terminate(self) -> None:
         """The machine shuts down: everything ends. An idle agent says goodbye to the server, as it does on SIGTERM."""
@@ -148,17 +163,22 @@ class SimAgent:
         self._child_task = task_id
         self._stage.task_begins(task_id, self._on)
         self._child_done = False
-        self._scheduler.spawn(self.child, lambda: self._child_main(task_id, self._stage.duration_s(task_id)))
+        self._was_aborted = False
+        self._wake_child = self._scheduler.spawn(
+            self.child, lambda: self._child_main(task_id, self._stage.duration_s(task_id))
+        )
         while not self._child_done:
             self._report(task_id)
             self._scheduler.sleep(REPORT_S, pokable=True)
         self.child = None
 
     def _child_main(self, task_id: TaskId, duration_s: float) -> None:
-        left = duration_s
-        while left > 0 and not self._aborted(task_id):
-            self._scheduler.sleep(min(left, REPORT_S))
-            left -= REPORT_S
+        ends_at = self._clock.monotonic() + duration_s
+        while (left := ends_at - self._clock.monotonic()) > 0:
+            if self._aborted(task_id):
+                self._was_aborted = True
+                break
+            self._scheduler.sleep(min(left, self._child_step_s), pokable=True)
         self._child_done = True
         self._child_ended()
         self._wake()
@@ -167,7 +187,8 @@ class SimAgent:
         """Give a sign of life and see whether somebody has stopped the task, as the agent's monitor does."""
         try:
             self._server.ping(task_id)
-            return self._server.task(task_id).status is not TaskStatus.IN_PROGRESS
+            task = self._server.task(task_id)
+            return task.status is not TaskStatus.IN_PROGRESS or "stopping" in task.status_message
         except TaskServerError:
             return False
 
@@ -183,7 +204,10 @@ class SimAgent:
     def _finish(self, task_id: TaskId) -> None:
         while True:
             try:
-                self._server.completed(task_id)
+                if self._was_aborted:
+                    self._server.stopped(task_id)
+                else:
+                    self._server.completed(task_id)
             except TaskServerRefused:
                 return
             except TaskServerError:

@@ -9,6 +9,7 @@ Run ``python -m scaler_plugin.simulation.chaos --seeds 300``.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -133,8 +134,13 @@ def _latency(rng: Random) -> float:
 
 
 def _run_seed(seed: int) -> Outcome:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60))
+    _silence_logs()
     return run(seed, faults_of(seed))
+
+
+def _silence_logs() -> None:
+    """What the services log about faults is what they should; the world keeps notes of its own."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def report(outcomes: Sequence[Outcome], seconds: float) -> str:
@@ -165,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report(outcomes, time.monotonic() - began))
     failed = [outcome for outcome in outcomes if outcome.broken]
     if failed and not options.keep_going:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(60))
+        _silence_logs()
         smallest = shrink(failed[0])
         print(f"\nSeed {smallest.seed}, shrunk to {len(smallest.faults)} faults: {smallest.broken}\n")
         for line in smallest.history:

@@ -23,7 +23,9 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._writers: dict[int, str] = {}
+        self._writers: dict[
+            tuple[int, int], str
+        ] = {}  # by term, and by which etcd: one set up anew counts from the start
         self._launched = 0
         world.on_fenced_write = self._fenced_write
 
@@ -41,7 +43,7 @@ class Watch:
         return done and len(world.living_instances()) <= world.minimum_instances
 
     def _fenced_write(self, machine: str, term: int) -> None:
-        writer = self._writers.setdefault(term, machine)
+        writer = self._writers.setdefault((self._world.store.wiped, term), machine)
         if writer != machine:
             raise InvariantBroken(f"Term {term} of {writer} also carried a write of {machine}.")
 

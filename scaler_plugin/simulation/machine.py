@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 from scaler_plugin.agent.memory_gates import MemoryGates, MemorySlots
+from scaler_plugin.cloud.metadata import InstanceFacts, MemoryMetadata, SpotInterruption
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.coordination.store import Comparison, CreatedAt
 from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
+from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.service import Leader
+from scaler_plugin.sidecar.concerns import Concern, Protection
+from scaler_plugin.sidecar.farewell import FarewellTools
+from scaler_plugin.sidecar.interruption import POLL_S, Interruptions
 from scaler_plugin.sidecar.leading import Leading
+from scaler_plugin.sidecar.lifetime import Lifetime
 from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.requests import RequestedOfNode
 from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 from scaler_plugin.simulation.agents import SimAgent
 from scaler_plugin.simulation.clock import SkewedClock
+from scaler_plugin.simulation.interruptions import SimHooks, SimSlotEnder
 from scaler_plugin.simulation.scheduler import SimProcess
 from scaler_plugin.simulation.slow_clients import SimFleet, SimLock, SlowStore, SlowTaskClient
 
@@ -70,8 +79,13 @@ class SimMachine:
         self.server = SlowTaskClient(world.server, identity.instance_id)
         self.server.network = world.network
         self.fleet = SimFleet(world.fleet, world.network)
+        self.metadata = MemoryMetadata(InstanceFacts(identity.instance_id, market=identity.market))
+        self.hooks = SimHooks(self.clock)
+        self.interruptions: Interruptions | None = None
+        self._booted_at = self.clock.now()
         self._gates = MemoryGates(self.slots)
         self._poke: Callable[[], None] = lambda: None
+        self._poke_interruptions: Callable[[], None] = lambda: None
         self._shutting_down = False
 
     @property
@@ -150,7 +164,18 @@ class SimMachine:
 
         ports = NodePorts(self.store, keys, self._gates, self.host, clock, lambda: self.fleet, lambda: self.server)
         leading = Leading(settings, election, clock, leader, lambda _why: None)
-        sidecar = self.sidecar = Sidecar(self.identity, ports, settings, election, registry, leading, "simulated")
+        concerns, protections = self._reasons(settings, registry)
+        sidecar = self.sidecar = Sidecar(
+            self.identity,
+            ports,
+            settings,
+            election,
+            registry,
+            leading,
+            "simulated",
+            concerns=concerns,
+            protections=protections,
+        )
         process = self.sidecar_process = SimProcess(f"sidecar {self.identity.instance_id}")
 
         def look() -> None:
@@ -167,6 +192,54 @@ class SimMachine:
         election.watch(world.scheduler.spawn(process, lead))
         for renew, every_s in ((election.renew, election.renew_every_s), (registry.renew, registry.renew_every_s)):
             world.scheduler.spawn(process, world.renewing(renew, every_s))
+        if self.interruptions is not None:
+            self._spawn_interruptions(process, self.interruptions)
+
+    def _reasons(
+        self, settings: FollowedSettings, registry: Registry
+    ) -> tuple[tuple[Concern, ...], tuple[Protection, ...]]:
+        """Why the node leaves or stays other than for idleness, as ``node.reasons`` puts it together on a real machine."""
+        if self.identity.role is not NodeRole.WORKER:
+            return (), ()
+        store, keys, clock, server = self.store, self.world.keys, self.clock, self.server
+        journal = Journal(store, keys, clock)
+        tools = FarewellTools(
+            self.identity, store, keys, clock, lambda: server, SimSlotEnder(self), self.hooks, journal
+        )
+        self.interruptions = Interruptions(self.metadata, tools, lambda: settings.policy, self.poke)
+        requested = RequestedOfNode(self.identity.instance_id, store, keys, clock, lambda: settings.policy)
+        lifetime = Lifetime(self._booted_at, store, keys, registry, clock, lambda: settings.policy)
+        return (self.interruptions, requested, lifetime), (requested,)
+
+    def _spawn_interruptions(self, process: SimProcess, interruptions: Interruptions) -> None:
+        """Metadata says nothing new unless :meth:`announce` is called: until then the service need not look every few seconds."""
+
+        def body() -> None:
+            while True:
+                interruptions.step()
+                restless = self.metadata.facts != self._quiet_facts
+                self.world.scheduler.sleep(
+                    interruptions.seconds_to_next_step() if restless else float("inf"), pokable=True
+                )
+
+        self._poke_interruptions = self.world.scheduler.spawn(process, body)
+
+    @property
+    def _quiet_facts(self) -> InstanceFacts:
+        return InstanceFacts(self.identity.instance_id, market=self.identity.market)
+
+    def announce(self, facts: InstanceFacts) -> None:
+        """EC2 changes what metadata says; the node looks within its interval of polling."""
+        self.metadata.facts = facts
+        self.world.scheduler.call_later(self.world.rng.uniform(0, POLL_S), lambda: self._poke_interruptions())
+        for agent in self.agents:
+            agent.look_often()
+
+    def announce_interruption(self, notice_s: float = 120.0) -> None:
+        """A spot notice; EC2 takes the instance when it has said."""
+        at = self.world.epoch + self.world.clock.monotonic() + notice_s
+        self.announce(replace(self._quiet_facts, spot_interruption=SpotInterruption("terminate", at)))
+        self.world.scheduler.call_later(notice_s, lambda: self.world.fleet.interrupt(self.identity.instance_id))
 
     def poke(self) -> None:
         """Wake the sidecar up, as its sockets and its watch do."""
@@ -183,6 +256,12 @@ class SimMachine:
     def kill_agent(self, slot: int) -> None:
         """SIGKILL; systemd starts it again. The task's child lives on."""
         self.agents[slot].kill()
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self.on else None)
+        self.poke()
+
+    def kill_slot(self, slot: int) -> None:
+        """SIGKILL to the agent and all of its task; systemd starts the agent again."""
+        self.agents[slot].kill_with_task()
         self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self.on else None)
         self.poke()
 
