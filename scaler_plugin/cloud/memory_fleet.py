@@ -104,6 +104,11 @@ class MemoryFleet:
         machine = self._machines.get(instance_id)
         return self._called("console_output", lambda: machine.console if machine else "")
 
+    @property
+    def quiet(self) -> bool:
+        """True while :meth:`take_changes` would have nothing to tell."""
+        return not self._changes and (not self._due or self._due[0][0] > self._now())
+
     def take_changes(self) -> tuple[StateChange, ...]:
         """What has happened since the last time, in order."""
         self._advance()

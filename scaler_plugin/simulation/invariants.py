@@ -6,9 +6,13 @@ what our code believes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaler_plugin.core.model import TaskStatus
+from scaler_plugin.coordination.codec import decode
+from scaler_plugin.coordination.election import leader_record
+from scaler_plugin.coordination.store import Comparison, CreatedAt, Put, Write
+from scaler_plugin.core.model import InstanceId, Node, NodeState, TaskStatus
 
 if TYPE_CHECKING:
     from scaler_plugin.simulation.world import World
@@ -27,14 +31,16 @@ class Watch:
             tuple[int, int], str
         ] = {}  # by term, and by which etcd: one set up anew counts from the start
         self._launched = 0
-        world.on_fenced_write = self._fenced_write
+        world.on_write = self._wrote
 
     def check(self, world: World) -> None:
         """What must hold at every moment."""
-        self._check_maxima(world)
-        self._check_launches(world)
         if world.broken:
             raise InvariantBroken(world.broken[0])
+        if world.fleet.launched != self._launched:
+            self._launched = world.fleet.launched
+            self._check_maxima(world)
+            self._check_launches(world)
 
     def at_rest(self) -> bool:
         """Whether every task is done and every instance beyond the minimum has ended: nothing more will happen."""
@@ -42,10 +48,40 @@ class Watch:
         done = all(task.status in (TaskStatus.COMPLETED, TaskStatus.FAILED) for task in world.server.tasks())
         return done and len(world.living_instances()) <= world.minimum_instances
 
-    def _fenced_write(self, machine: str, term: int) -> None:
+    def _wrote(self, machine: InstanceId, compare: Sequence[Comparison], writes: Sequence[Write]) -> None:
+        """What must hold of a transaction at the moment at which it was made, by what etcd holds then."""
+        keys = self._world.keys
+        for one in compare:
+            if isinstance(one, CreatedAt) and one.key == keys.leader and one.revision:
+                self._check_term(machine, one.revision)
+        leaders_only = (keys.launches, keys.view, keys.cooldowns, keys.condemned(InstanceId("")))
+        for write in writes:
+            if write.key.startswith(leaders_only):
+                self._check_leads(machine, write.key)
+            elif isinstance(write, Put) and write.key == keys.node(machine):
+                self._check_minimum(machine, write)
+
+    def _check_term(self, machine: InstanceId, term: int) -> None:
         writer = self._writers.setdefault((self._world.store.wiped, term), machine)
         if writer != machine:
             raise InvariantBroken(f"Term {term} of {writer} also carried a write of {machine}.")
+
+    def _check_leads(self, machine: InstanceId, key: str) -> None:
+        entry = self._world.store.read_key(self._world.keys.leader)
+        leader = leader_record(entry).candidate if entry else "nobody"
+        if leader != machine:
+            raise InvariantBroken(f"Fence: {machine} wrote {key} while {leader} led.")
+
+    def _check_minimum(self, machine: InstanceId, put: Put) -> None:
+        """A node that retires because it is idle leaves its pool's minimum behind."""
+        node = decode(Node, put.value)
+        pool = self._world.policy.pool(node.pool)
+        if node.state is not NodeState.RETIRING or pool is None or not node.reason.startswith("Idle"):
+            return
+        others = [decode(Node, entry.value) for entry in self._world.store.read(self._world.keys.nodes)]
+        up = sum(1 for other in others if other.pool == node.pool and other.state is NodeState.UP)
+        if up < pool.min_instances:
+            raise InvariantBroken(f"Minimum: {machine} retired and left {up} nodes in pool {pool.name}.")
 
     def _check_maxima(self, world: World) -> None:
         living = world.fleet.living_by_pool()
@@ -62,9 +98,6 @@ class Watch:
             )
 
     def _check_launches(self, world: World) -> None:
-        if world.fleet.launched == self._launched:
-            return
-        self._launched = world.fleet.launched
         for launch_id, (started, asked) in world.fleet.launches.items():
             if started > asked:
                 raise InvariantBroken(f"Launch {launch_id} asked for {asked} instances and became {started}.")

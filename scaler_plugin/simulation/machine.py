@@ -13,7 +13,7 @@ from scaler_plugin.cloud.metadata import InstanceFacts, MemoryMetadata, SpotInte
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
-from scaler_plugin.coordination.store import Comparison, CreatedAt
+from scaler_plugin.coordination.store import Comparison, Write
 from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
 from scaler_plugin.leader.journal import Journal
@@ -108,11 +108,8 @@ class SimMachine:
     def leads(self) -> bool:
         return self.sidecar is not None and self.sidecar_process.alive and self.sidecar.report.term is not None
 
-    def _wrote(self, compare: Sequence[Comparison]) -> None:
-        leader = self.world.keys.leader
-        for one in compare:
-            if isinstance(one, CreatedAt) and one.key == leader and one.revision:
-                self.world.on_fenced_write(self.identity.instance_id, one.revision)
+    def _wrote(self, compare: Sequence[Comparison], writes: Sequence[Write]) -> None:
+        self.world.on_write(self.identity.instance_id, compare, writes)
 
     def boot(self) -> None:
         """Start everything that the image's units start."""
@@ -231,9 +228,12 @@ class SimMachine:
     def announce(self, facts: InstanceFacts) -> None:
         """EC2 changes what metadata says; the node looks within its interval of polling."""
         self.metadata.facts = facts
-        self.world.scheduler.call_later(self.world.rng.uniform(0, POLL_S), lambda: self._poke_interruptions())
+        self.world.scheduler.call_later(self.world.rng.uniform(0, POLL_S), self._look_at_metadata)
         for agent in self.agents:
             agent.look_often()
+
+    def _look_at_metadata(self) -> None:
+        self._poke_interruptions()  # that of the process that lives by then
 
     def announce_interruption(self, notice_s: float = 120.0) -> None:
         """A spot notice; EC2 takes the instance when it has said."""

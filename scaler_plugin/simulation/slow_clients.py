@@ -44,7 +44,10 @@ class SlowStore:
     """:class:`~scaler_plugin.coordination.store.Store` over a network; ``on_write`` hears of every transaction that was made."""
 
     def __init__(
-        self, client: MemoryClient, network: Network, on_write: Callable[[Sequence[Comparison]], None] = lambda _: None
+        self,
+        client: MemoryClient,
+        network: Network,
+        on_write: Callable[[Sequence[Comparison], Sequence[Write]], None] = lambda _compare, _writes: None,
     ) -> None:
         self._client = client
         self._network = network
@@ -60,7 +63,7 @@ class SlowStore:
         def effect() -> Transaction:
             answer = self._client.transact(compare, writes)
             if answer.succeeded:
-                self._on_write(compare)
+                self._on_write(compare, writes)
             return answer
 
         return self._network.call(effect)

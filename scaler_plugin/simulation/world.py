@@ -6,8 +6,9 @@ The world boots a machine for every instance that EC2 starts, and ends it with t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
+from typing import TypeAlias
 
 from scaler_plugin.clearml_server.memory import WATCHDOG_ROUND_S, MemoryTaskServer
 from scaler_plugin.cloud.memory_fleet import MemoryFleet
@@ -16,6 +17,7 @@ from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryStore
 from scaler_plugin.coordination.published_config import push_config
+from scaler_plugin.coordination.store import Comparison, Write
 from scaler_plugin.core.model import InstanceId, InstanceState, NodeIdentity, NodeRole, QueueName, TaskId
 from scaler_plugin.errors import StoreError
 from scaler_plugin.simulation.clock import VirtualClock
@@ -26,6 +28,8 @@ from scaler_plugin.simulation.workload import Durations
 
 #: A task that has run for less when its instance is terminated may have started after ClearML was asked; rescue puts it back.
 JUST_STARTED_S = 10.0
+
+WriteWatcher: TypeAlias = Callable[[InstanceId, Sequence[Comparison], Sequence[Write]], None]
 
 
 class World:
@@ -68,8 +72,8 @@ class World:
         #: What happened, for people; and the promises that were broken, in order.
         self.notes: list[str] = []
         self.broken: list[str] = []
-        #: Called with machine and term for each write that a leader's fence let through.
-        self.on_fenced_write: Callable[[str, int], None] = lambda _machine, _term: None
+        #: Called with each transaction that was made: by which machine, its comparisons and its writes.
+        self.on_write: WriteWatcher = lambda _machine, _compare, _writes: None
         self._running: dict[TaskId, tuple[InstanceId, float]] = {}
         push_config(self.store.client("people"), self.keys, config)
         self.standby = SimMachine(self, standby_identity(config.cluster), slots=0)
@@ -148,15 +152,18 @@ class World:
         return [instance_id for instance_id, machine in self.machines.items() if machine.on]
 
     def _next_due(self) -> float | None:
+        due = self.scheduler.next_due()
+        expiry = self.store.next_expiry()
+        if expiry is not None and (due is None or expiry < due):
+            due = expiry
         ec2 = self.fleet.next_change_at()
-        candidates = [
-            self.scheduler.next_due(),
-            self.store.next_expiry(),
-            None if ec2 is None else ec2 - self.epoch,
-        ]
-        return min((due for due in candidates if due is not None), default=None)
+        if ec2 is not None and (due is None or ec2 - self.epoch < due):
+            due = ec2 - self.epoch
+        return due
 
     def _follow_ec2(self) -> None:
+        if self.fleet.quiet:
+            return
         for change in self.fleet.take_changes():
             self.note(f"EC2: {change.instance_id} is {change.state.value} {change.reason}".rstrip())
             if change.state is InstanceState.RUNNING:
