@@ -67,8 +67,8 @@ class Rescuer:
         if tasks is None:
             return
         self._open_tasks = len(tasks)
-        found = find_stranded(observation, tasks, policy, self._clock.now())
-        for stranded in confirmed(found, self._found):
+        found = find_stranded(observation, tasks, policy, self._found, self._clock.now(), now)
+        for stranded in confirmed(found, now):
             self._rescue(stranded, policy)
         self._found = {stranded.task.task_id: stranded for stranded in found}
         self._next_at = now + (CONFIRM_S if found else SWEEP_QUIET_S)
