@@ -1,6 +1,6 @@
 """The count of a task's requeues, as a system tag of the task: ``scaler-requeued:<count>:<start of the task's id>``.
 
-Why there is in ``docs/decisions/0012-requeues-counted-in-a-system-tag.md``. The id tells the task's own count from one that a clone
+Why there is in ``docs/decisions/0011-requeues-counted-in-a-system-tag.md``. The id tells the task's own count from one that a clone
 brought along.
 """
 
