@@ -19,13 +19,13 @@ DEV := $(VENV)/.dev-$(PYTHON_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test lint bench ami-test docs clean
 .NOTPARALLEL:
 
 help: ## Show this list
 	@echo "scaler-sidecar: EC2 workers for ClearML queues, without a service worker."
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Each works alone on a fresh checkout; PYTHON=python3.12 chooses another Python (3.10 to 3.13)."
 
@@ -42,6 +42,9 @@ lint: $(DEV) ## Style, format and types
 
 bench: $(DEV) ## Measure speed and size against their limits
 	@$(BIN)/python -m bench
+
+ami-test: $(DEV) ## As root: bake the image with Packer on this machine, and boot it
+	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest tests/ami $(PYTEST_ARGS)
 
 docs: $(DEV) ## Write the generated pages anew (docs/cli.md, docs/configuration.md)
 	@$(BIN)/python -m scaler_plugin.config.reference > docs/configuration.md.new

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from scaler_plugin.agent.agent_slot import AgentSlot
@@ -30,6 +31,9 @@ def main() -> None:
         elif words[0] == "pulled":
             slot.finish_pull(TaskId(words[1]), QueueName(words[2]))
             task = subprocess.Popen(["sleep", "600"])
+            # Popen returns a moment before the kernel has put the new program's environment where /proc shows it.
+            while not Path(f"/proc/{task.pid}/environ").read_bytes():
+                time.sleep(0.001)
             answer = str(task.pid)
         elif words[0] == "ended":
             assert task is not None

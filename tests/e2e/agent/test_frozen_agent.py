@@ -65,4 +65,5 @@ def test_an_agent_stopped_between_the_servers_pop_and_its_own_note_is_shown_as_p
         requests.delete(f"{clearml.url}/_faults", timeout=5).raise_for_status()
         agent.send_signal(signal.SIGCONT)
     node.wait_for_status(task, "completed")
-    assert sidecar.slots()[0].pulling_since is None
+    # Not at once: this sidecar has not looked since, and the first look may meet one of the agent's next short pulls.
+    node.wait_for("the end of the long pull", lambda: sidecar.slots()[0].pulling_since is None)

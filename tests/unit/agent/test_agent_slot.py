@@ -55,6 +55,14 @@ def agent(tmp_path: Path) -> AgentSlot:
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
+def shows_its_environment(pid: int) -> bool:
+    """Popen returns a moment before the kernel has put the new program's environment where /proc shows it."""
+    try:
+        return bool(Path(f"/proc/{pid}/environ").read_bytes())
+    except ProcessLookupError:  # it has ended and is a zombie
+        return True
+
+
 @pytest.fixture
 def start(agent: AgentSlot) -> Iterator[Start]:
     """Start a process as the agent would: with the slot's marker."""
@@ -62,6 +70,7 @@ def start(agent: AgentSlot) -> Iterator[Start]:
 
     def run(*command: str) -> subprocess.Popen[bytes]:
         started.append(subprocess.Popen(command, env={**os.environ, SLOT_MARKER: str(agent.directory)}))
+        wait_until(lambda: shows_its_environment(started[-1].pid))
         return started[-1]
 
     yield run
