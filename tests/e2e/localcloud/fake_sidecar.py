@@ -1,7 +1,8 @@
 """Stands in for ``scaler-sidecar`` on a machine: does what it is told by files in the machine's home, and notes what it saw.
 
 ``boot`` fails until the file ``bootable`` exists if there is a file ``unbootable``, then sets up as many slots as the file
-``slots`` says. ``run`` and ``agent`` write their names when SIGTERM comes. An agent first leaves behind a process that has cut all its ties.
+``slots`` says. ``run`` and ``agent`` write their names when SIGTERM comes.
+An agent first leaves behind a process that has cut all its ties.
 """
 
 from __future__ import annotations
