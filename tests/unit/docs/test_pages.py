@@ -123,12 +123,21 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_the_page_of_the_command_line_names_every_variable_that_people_set() -> None:
-    own = re.compile(r"\"(SCALER_[A-Z_]*[A-Z])\"")
+    # Read from the environment, or named by a constant for that; what hooks are given stands with the hooks.
+    own = re.compile(r"""(?:environ(?:\.get\(|\[)|^[A-Z_]+ = )"(SCALER_[A-Z_]*[A-Z])\"""", re.MULTILINE)
     #: Set by the program for its own child processes.
-    inner = {"SCALER_SLOT_DIR", "SCALER_LOCAL_MACHINE"}
+    inner = {"SCALER_SLOT_DIR", "SCALER_LOCAL_MACHINE", "SCALER_NODE_SETUP"}
     used = {
         name
         for source in (ROOT / "scaler_plugin").rglob("*.py")
         for name in own.findall(source.read_text(encoding="utf-8"))
     }
     assert sorted(name for name in used - inner if f"`{name}`" not in reference()) == []
+
+
+def test_every_decision_stands_in_the_list_and_every_page_in_the_overview() -> None:
+    decisions = ROOT / "docs" / "decisions"
+    listed = (decisions / "README.md").read_text(encoding="utf-8")
+    overview = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in sorted(decisions.glob("0*.md")) if f"({page.name})" not in listed] == []
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in overview] == ["README.md"]
