@@ -72,6 +72,14 @@ class Keys:
         return f"{self.cooldowns}{pool}"
 
     @property
+    def starts(self) -> str:
+        """How the instances of each pool start lately."""
+        return f"{self.root}starts/"
+
+    def start(self, pool: PoolName) -> str:
+        return f"{self.starts}{pool}"
+
+    @property
     def events(self) -> str:
         return f"{self.root}events/"
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from scaler_plugin.core.breaker import StartRecord
 from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, Node, PoolName, QueueName
 
 
@@ -40,6 +41,7 @@ class Observation:
     instances: tuple[Instance, ...] | None = None
     cooldowns: tuple[Cooldown, ...] = ()
     unrecorded_since: Mapping[InstanceId, float] = field(default_factory=dict)
+    starts: tuple[StartRecord, ...] = ()
 
     def waiting(self, queue: QueueName) -> int:
         """How many tasks wait in the queue; 0 for a queue that does not exist or could not be read."""

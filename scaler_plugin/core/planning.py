@@ -75,6 +75,7 @@ class _Planner:
         self._census = census
         self._now = now
         self._cooldowns = {cooldown.pool: cooldown for cooldown in observation.cooldowns}
+        self._starts = {record.pool: record for record in observation.starts}
         self._demand = {queue: observation.waiting(queue) for queue in policy.queues}
         self._cluster_room = policy.max_instances - sum(count.instances for count in census.values())
         self._refusals: dict[QueueName, list[str]] = {}
@@ -106,6 +107,17 @@ class _Planner:
         if cooldown is not None and cooldown.until > self._now:
             self._refuse(pool, f"Pool {pool.name} pauses after a failed launch: {cooldown.what}")
             return None
+        starts = self._starts.get(pool.name)
+        if starts is not None and starts.paused(self._now):
+            self._refuse(pool, f"Pool {pool.name} pauses: {starts.in_a_row} instances in a row did not start.")
+            return None
+        if starts is not None and starts.on_trial(self._now) and wanted > (room := max(0, 1 - count.booting_instances)):
+            self._refuse(
+                pool, f"Pool {pool.name} tries a single instance, as its last {starts.in_a_row} did not start."
+            )
+            wanted = room
+            if wanted == 0:
+                return None
         pool_room = pool.max_instances - count.instances
         granted = min(wanted, pool_room, self._cluster_room)
         if granted < wanted:

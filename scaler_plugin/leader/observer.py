@@ -12,6 +12,7 @@ from scaler_plugin.coordination.cooldowns import read_cooldowns
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
 from scaler_plugin.coordination.registry import read_nodes
+from scaler_plugin.coordination.start_records import read_start_records
 from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, Node, QueueName
 from scaler_plugin.core.observation import Observation
@@ -62,9 +63,10 @@ class Observer:
         nodes = read_nodes(self._store, self._keys)
         launches = self._book.read()
         cooldowns = read_cooldowns(self._store, self._keys)
+        starts = read_start_records(self._store, self._keys)
         backlogs = self._backlogs(policy)
         instances = self._instances(nodes, launches)
-        observation = Observation(nodes, launches, backlogs, instances, cooldowns)
+        observation = Observation(nodes, launches, backlogs, instances, cooldowns, starts=starts)
         now = self._clock.now()
         self._unrecorded_since = {
             instance.instance_id: self._unrecorded_since.get(instance.instance_id, now)

@@ -24,6 +24,7 @@ from scaler_plugin.leader.observer import Observer
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.rescuer import Rescuer
 from scaler_plugin.leader.settings import LeaderSettings
+from scaler_plugin.leader.start_watch import StartWatch
 
 
 class Leader:
@@ -59,8 +60,19 @@ class Leader:
         journal = Journal(store, keys, clock)
         self._observer = Observer(store, keys, book, server, fleet, clock, self._problems, self._clearml, self._ec2)
         self._launcher = Launcher(keys, election, book, fleet, clock, self._problems, journal, self._ec2, launching)
+        self._starts = StartWatch(store, keys, election, fleet, clock, self._problems, journal)
         self._janitor = Janitor(
-            store, keys, election, book, server, fleet, clock, self._problems, journal, self._clearml, terminating
+            store,
+            keys,
+            election,
+            book,
+            server,
+            fleet,
+            clock,
+            self._problems,
+            journal,
+            self._clearml,
+            terminating,
         )
         self._legacy = LegacyOfNodes(store, keys, election, server, clock, journal, self._clearml)
         self._rescuer = Rescuer(election, server, clock, self._problems, journal, self._clearml)
@@ -79,6 +91,7 @@ class Leader:
         if settings.problem:
             self._problems.report("config", settings.problem, "Push a corrected one: scaler-sidecar config push FILE.")
         observation = self._observer.observe(settings.policy)
+        observation = self._starts.follow(observation, settings)
         self._rivals = sum(1 for node in observation.nodes if node.instance_id != self._candidate)
         plan = plan_launches(settings.policy, observation, self._clock.now())
         self._act(observation, plan, settings)

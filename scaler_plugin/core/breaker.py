@@ -1,0 +1,95 @@
+"""Stops a pool whose instances don't start: a broken image or init script would otherwise be paid for again and again.
+
+An instance that ends, or is ended, before its node registers is a failed start, whatever the cause. After some in a row the pool
+pauses, then tries a *single* instance; if that one fails too, the pause doubles. A node that registers ends it all. A new
+configuration may be the cure, so with it the trial comes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scaler_plugin.core.model import InstanceId, PoolName
+
+#: One failure may be the machine's, two bad luck.
+TRIP_AFTER = 3
+FIRST_PAUSE_S = 300.0
+LONGEST_PAUSE_S = 3600.0
+
+#: So many failed instances are remembered, for a leader that dies between counting one and noting it in the launch record.
+#: More than one launch can hold.
+_REMEMBERED = 200
+
+
+@dataclass(frozen=True)
+class FailedStart:
+    """``what`` is a sentence, ``detail`` the end of the console output or of the instance's own log."""
+
+    instance_id: InstanceId
+    what: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """How a pool's instances start lately; in etcd, so that a new leader counts on. No record means: well.
+
+    ``in_a_row`` counts failures since the last success, ``pauses`` how often the pool has paused since then, ``until`` is the end
+    of the last pause. ``revision`` is the configuration's at the last failure. ``what`` and ``detail`` are of the last one.
+    """
+
+    pool: PoolName
+    in_a_row: int
+    pauses: int
+    until: float
+    revision: int
+    what: str
+    detail: str
+    failed: tuple[InstanceId, ...]
+
+    def paused(self, now: float) -> bool:
+        return now < self.until
+
+    def on_trial(self, now: float) -> bool:
+        """Whether the pool has paused and may start one instance to see whether it works again."""
+        return self.in_a_row >= TRIP_AFTER and not self.paused(now)
+
+
+def after_failures(
+    record: StartRecord | None, pool: PoolName, failures: Sequence[FailedStart], revision: int, now: float
+) -> StartRecord | None:
+    """The record with these failures counted, each instance once.
+
+    Args:
+        record: what is known so far.
+        pool: the pool of the instances.
+        failures: failed starts that may have been counted before.
+        revision: the configuration in force.
+        now: seconds since the epoch.
+    """
+    known = record or StartRecord(pool, 0, 0, 0.0, revision, "", "", ())
+    new = [failure for failure in failures if failure.instance_id not in known.failed]
+    if not new:
+        return record
+    last = new[-1]
+    counted = replace(
+        known,
+        in_a_row=known.in_a_row + len(new),
+        revision=revision,
+        what=last.what,
+        detail=last.detail,
+        failed=(*known.failed, *(failure.instance_id for failure in new))[-_REMEMBERED:],
+    )
+    if counted.in_a_row < TRIP_AFTER or counted.paused(now):
+        return counted
+    # The exponent is capped: after a week of failures 2**n would overflow a float.
+    pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(counted.pauses, 10))
+    return replace(counted, pauses=counted.pauses + 1, until=now + pause)
+
+
+def with_new_configuration(record: StartRecord, revision: int, now: float) -> StartRecord:
+    """A configuration pushed during the pause may be the cure: the trial comes at once."""
+    if record.revision == revision or not record.paused(now):
+        return record
+    return replace(record, until=now, revision=revision)

@@ -1,0 +1,154 @@
+"""Watches how the instances that launches await turn out, and keeps the breaker's count (:mod:`scaler_plugin.core.breaker`).
+
+Guarantees: each failed start is counted once, also by a leader that takes over between counting it and noting in the launch
+record that nobody waits for it any more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.events import read as read_events
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.start_records import clear_start_record, put_start_record
+from scaler_plugin.coordination.store import Store
+from scaler_plugin.core.breaker import FailedStart, StartRecord, after_failures, with_new_configuration
+from scaler_plugin.core.housekeeping import find_suspects
+from scaler_plugin.core.model import InstanceId, PoolName
+from scaler_plugin.core.observation import Observation
+from scaler_plugin.core.ports import Clock, Fleet
+from scaler_plugin.errors import CloudError
+from scaler_plugin.leader.journal import Journal
+from scaler_plugin.leader.problems import ProblemBoard
+from scaler_plugin.leader.settings import LeaderSettings
+
+log = structlog.get_logger(__name__)
+
+#: How much of a failed start's console output is kept: its end, where the error is, small enough for an etcd value.
+CONSOLE_TAIL_CHARS = 8_000
+
+#: The kind of event by which an instance that ends itself at its boot says why.
+START_FAILED = "start_failed"
+
+ENDED_EARLY = "ended before its node registered"
+
+
+class StartWatch:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        election: Election,
+        fleet: Fleet,
+        clock: Clock,
+        problems: ProblemBoard,
+        journal: Journal,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._election = election
+        self._fleet = fleet
+        self._clock = clock
+        self._problems = problems
+        self._journal = journal
+        self._records: dict[PoolName, StartRecord] = {}
+        self._revision = 0
+
+    def follow(self, observation: Observation, settings: LeaderSettings) -> Observation:
+        """Count what this pass shows, and return the picture with the counts as they are now.
+
+        An instance that is late counts before it is terminated: or what it leaves unserved would be launched for once more.
+        """
+        self._records = {record.pool: record for record in observation.starts}
+        self._revision = settings.revision
+        now = self._clock.now()
+        registered: set[PoolName] = set()
+        failed: defaultdict[PoolName, dict[InstanceId, str]] = defaultdict(dict)
+        for launch in observation.launches:
+            for instance_id in launch.awaited:
+                if instance_id in observation.node_ids:
+                    registered.add(launch.pool)
+                elif instance_id in observation.ending:
+                    failed[launch.pool][instance_id] = ENDED_EARLY
+        for suspect in find_suspects(observation, settings.policy, now):
+            if suspect.launch_id is not None and suspect.pool is not None:
+                failed[suspect.pool][suspect.instance_id] = suspect.cause
+        for pool, causes in failed.items():
+            self._count(pool, causes)
+        # After the failures of the same pass: a pool of which some instances start is not broken.
+        for pool in registered & self._records.keys():
+            self._clear(pool)
+        for record in tuple(self._records.values()):
+            renewed = with_new_configuration(record, self._revision, now)
+            if renewed != record:
+                self._put(renewed)
+        self._report_pauses(now)
+        return replace(observation, starts=tuple(self._records.values()))
+
+    def _count(self, pool: PoolName, causes: Mapping[InstanceId, str]) -> None:
+        known = self._records.get(pool)
+        new = {i: cause for i, cause in causes.items() if known is None or i not in known.failed}
+        if not new:
+            return
+        told = {event.about: event for event in read_events(self._store, self._keys) if event.kind == START_FAILED}
+        failures, untold = [], []
+        for instance_id, cause in new.items():
+            if (event := told.get(instance_id)) is not None:
+                failures.append(FailedStart(instance_id, event.sentence, event.detail))
+            else:
+                sentence = f"Instance {instance_id} {cause}."
+                untold.append(FailedStart(instance_id, sentence, self._console_tail(instance_id)))
+        record = after_failures(known, pool, [*failures, *untold], self._revision, self._clock.now())
+        if record is None:
+            return
+        self._put(record)
+        for failure in untold:
+            if causes[failure.instance_id] is not ENDED_EARLY:
+                continue  # told when it is terminated
+            self._journal.record(START_FAILED, failure.instance_id, failure.what, failure.detail)
+        if record.pauses > (known.pauses if known else 0):
+            self._tell_of_pause(record)
+
+    def _tell_of_pause(self, record: StartRecord) -> None:
+        minutes = round((record.until - self._clock.now()) / 60)
+        log.warning("pool_paused", pool=record.pool, failures=record.in_a_row, minutes=minutes, last=record.what)
+        self._journal.record(
+            "pool_paused",
+            record.pool,
+            f"Pool {record.pool} pauses for {minutes} min: {record.in_a_row} instances in a row did not start. "
+            f"The last: {record.what}",
+            record.detail,
+        )
+
+    def _console_tail(self, instance_id: InstanceId) -> str:
+        try:
+            return self._fleet.console_output(instance_id)[-CONSOLE_TAIL_CHARS:]
+        except CloudError as error:
+            return f"(The console output could not be read: {error})"
+
+    def _put(self, record: StartRecord) -> None:
+        put_start_record(self._election, self._keys, record)
+        self._records[record.pool] = record
+
+    def _clear(self, pool: PoolName) -> None:
+        record = self._records.pop(pool)
+        clear_start_record(self._election, self._keys, pool)
+        if record.pauses:
+            log.info("pool_starts_again", pool=pool)
+            self._journal.record("pool_resumed", pool, f"Instances of pool {pool} start again; its pause is over.")
+
+    def _report_pauses(self, now: float) -> None:
+        for record in self._records.values():
+            if record.paused(now):
+                self._problems.report(
+                    f"pool {record.pool}",
+                    f"{record.in_a_row} instances in a row did not start. The last: {record.what}",
+                    "The end of its output says how far it came. The pool pauses for up to an hour, then tries one instance; "
+                    "`scaler-sidecar config push` with a correction makes it try at once.",
+                    record.detail,
+                )
