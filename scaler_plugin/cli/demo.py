@@ -10,6 +10,9 @@ import typer
 
 from scaler_plugin.cli.options import delay_option, duration_option
 
+#: Where no terminal says how wide it is, nothing shall be cut off.
+LOG_WIDTH = 160
+
 
 def demo(
     tasks: Annotated[int, typer.Option("--tasks", min=1, max=1000, help="How many tasks to enqueue.")] = 3,
@@ -77,6 +80,8 @@ def demo(
         ec2_endpoint=ec2_endpoint,
     )
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=LOG_WIDTH)
     try:
         with ExitStack() as stack:
             audience = stack.enter_context(Picture(console).shown()) if console.is_terminal else Lines(console)

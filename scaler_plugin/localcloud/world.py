@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,13 +30,12 @@ from scaler_plugin.localcloud.machines.instances import ApiInstances, DoubleInst
 from scaler_plugin.localcloud.machines.layer import Machines
 from scaler_plugin.localcloud.machines.process import MachineProcess
 from scaler_plugin.localcloud.parts import Part, PartKeeper
+from scaler_plugin.localcloud.scratch import make_scratch, remove_scratch
 
 ETCD, EC2, CLEARML = "etcd", "ec2", "clearml"
 EXTRA = "clearml-scaler-sidecar[local]"
 #: Keys in one transaction of etcd, which takes 128.
 _KEYS_AT_ONCE = 100
-#: A Unix socket's path has at most 107 characters, and those on the machines lie 60 below the temporary folder.
-LONGEST_BASE = 40
 #: How long an orderly shutdown of a standby sidecar may take.
 STANDBY_STOP_S = 15.0
 
@@ -154,10 +149,9 @@ class World:
 
     def _open(self) -> None:
         self._check_packages()
-        base = tempfile.gettempdir()
-        self.folder = Path(tempfile.mkdtemp(prefix="scaler-local-", dir=base if len(base) <= LONGEST_BASE else "/tmp"))  # noqa: S108
+        self.folder = make_scratch(self.options.keep_folder)
         if not self.options.keep_folder:
-            self._exit.callback(_remove, self.folder)
+            self._exit.callback(remove_scratch, self.folder)
         parts = self._make_parts()
         for part in parts:
             self._exit.callback(part.stop)
@@ -273,12 +267,3 @@ def stop_standby(machine: MachineProcess) -> None:
     """Shut a standby machine down in order. Harmless when it is off."""
     machine.press_power_button()
     machine.wait_off(STANDBY_STOP_S)
-
-
-def _remove(folder: Path) -> None:
-    # Something that was just killed may still have been writing.
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)

@@ -81,10 +81,18 @@ def play(options: DemoOptions, interruption: Interruption, audience: Audience) -
         ec2_endpoint=options.ec2_endpoint,
         keep_folder=options.keep,
     )
-    audience.news(0.0, "starting etcd, EC2 and ClearML on this machine")
+    audience.news(0.0, f"starting {_embedded(options)} on this machine")
     with World(world_options, interruption) as world:
         outcome = _Play(options, world, interruption, audience, began).run()
         return replace(outcome, folder=str(world.folder) if options.keep else None)
+
+
+def _embedded(options: DemoOptions) -> str:
+    names = [("etcd", options.etcd), ("EC2", options.ec2_endpoint), ("ClearML", options.clearml_host)]
+    embedded = [name for name, real in names if not real]
+    return (
+        ", ".join(embedded[:-1]) + " and " + embedded[-1] if len(embedded) > 1 else "".join(embedded) or "nothing else"
+    )
 
 
 class _Play:

@@ -89,7 +89,7 @@ def test_an_interrupted_demo_leaves_nothing(
     assert list(folder.iterdir()) == []
 
 
-def test_a_killed_demo_leaves_no_process(
+def test_a_killed_demo_leaves_no_process_and_the_next_cloud_removes_its_files(
     command: Command, folder: Path, left_of: Callable[[Path], list[str]], wait: Callable[..., None]
 ) -> None:
     demo = command("demo", "--json", "--boot-delay", "0")
@@ -101,6 +101,14 @@ def test_a_killed_demo_leaves_no_process(
     demo.kill()
 
     wait(lambda: left_of(folder) == [], 20)
+    assert len(list(folder.iterdir())) == 1
+    successor = command("localcloud", "up")
+    assert successor.stdout is not None
+    assert any(line == "READY\n" for line in successor.stdout)
+    assert len(list(folder.iterdir())) == 1, "the folder of the killed one is removed by whoever comes next"
+    successor.terminate()
+    assert successor.wait(30) == 0
+    assert list(folder.iterdir()) == []
 
 
 def test_keep_leaves_the_logs_and_says_where(command: Command, folder: Path) -> None:
