@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from zlib import crc32
 
 import typer
 
@@ -77,10 +78,17 @@ def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -
     address = find_cluster(os.environ, etcd=etcd, cluster=cluster, config=loaded)
     if address.cluster is None:
         raise ConfigError("No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE.")
-    identity = NodeIdentity(
-        address.cluster, InstanceId(f"standby-{socket.gethostname()}"), NodeRole.STANDBY, instance_type="standby"
-    )
+    identity = NodeIdentity(address.cluster, InstanceId(_standby_name()), NodeRole.STANDBY, instance_type="standby")
     return NodeSetup(identity, address.etcd, address.prefix, slots=0)
+
+
+def _standby_name() -> str:
+    """Named for the host. Several on one host have a state directory each, and must not share a node's record."""
+    from scaler_plugin.node.setup import DEFAULT_STATE_DIR, state_dir  # noqa: PLC0415
+
+    directory = state_dir()
+    name = f"standby-{socket.gethostname()}"
+    return name if directory == DEFAULT_STATE_DIR else f"{name}-{crc32(bytes(directory.absolute())) & 0xFFFF:04x}"
 
 
 def node(
