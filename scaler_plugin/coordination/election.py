@@ -39,6 +39,7 @@ from scaler_plugin.coordination.store import (
     Put,
     Store,
     Transaction,
+    ValueIs,
     Watch,
     Write,
 )
@@ -56,16 +57,21 @@ STALLED_AFTER_TTLS = 6
 
 @dataclass(frozen=True)
 class Leadership:
-    """One term. ``since`` is the wall-clock time at which it began; ``key`` the leader's key that carries the term."""
+    """One term. ``since`` is the wall-clock time at which it began; ``key`` is the leader's key, ``value`` what it holds."""
 
     term: int
     since: float
     key: str
+    value: str
 
     @property
-    def fence(self) -> CreatedAt:
-        """The comparison that every write of this term carries."""
-        return CreatedAt(self.key, self.term)
+    def fence(self) -> tuple[CreatedAt, ValueIs]:
+        """The comparisons that every write of this term carries.
+
+        The create revision is the term. The value names the candidate and the time: an etcd that was emptied counts revisions
+        from the start, and its first leader may get the very number of a leader that has not noticed yet.
+        """
+        return CreatedAt(self.key, self.term), ValueIs(self.key, self.value)
 
 
 @dataclass(frozen=True)
@@ -208,11 +214,11 @@ class Election:
         held = self.leadership
         if held is None:
             raise NotLeader(f"{self._candidate} does not lead, or could not renew in time; nothing was written")
-        answer = self._store.transact((held.fence, *compare), writes)
+        answer = self._store.transact((*held.fence, *compare), writes)
         if not answer.succeeded:
             # A term that ended never comes back, so a key that still carries it now carried it in the transaction.
             entry = self._store.get(self._keys.leader) if compare else None
-            if entry is None or entry.create_revision != held.term:
+            if entry is None or (entry.create_revision, entry.value) != (held.term, held.value):
                 self._forget_term(held)
                 raise NotLeader(f"term {held.term} of {self._candidate} is over: another may lead; nothing was written")
         return answer
@@ -260,7 +266,7 @@ class Election:
     def _hold(self, entry: Entry) -> Leadership | None:
         """The key is under our lease: the term is ours, if the deadline is not over or the lease can still be renewed."""
         held = self.leadership
-        if held is not None and held.term == entry.create_revision:
+        if held is not None and (held.term, held.value) == (entry.create_revision, entry.value):
             return held
         lease = self._lease
         if lease is None or (self._clock.monotonic() >= self._deadline and not self._renew(lease)):
@@ -269,7 +275,7 @@ class Election:
         with self._state:
             if self._lease != lease:  # lost meanwhile, as the renewing thread has found
                 return None
-            self._leadership = Leadership(entry.create_revision, since, self._keys.leader)
+            self._leadership = Leadership(entry.create_revision, since, self._keys.leader, entry.value)
         return self.leadership
 
     def _renew(self, lease: LeaseId) -> bool:

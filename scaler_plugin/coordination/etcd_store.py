@@ -20,6 +20,7 @@ from scaler_plugin.coordination.store import (
     Put,
     Transaction,
     Write,
+    ValueIs,
 )
 from scaler_plugin.errors import ConfigError, LeaseLost, StoreUnavailable
 
@@ -189,6 +190,8 @@ def _comparison(comparison: Comparison) -> Any:
         return rpc.Compare(
             result=rpc.Compare.EQUAL, target=rpc.Compare.CREATE, key=key, create_revision=comparison.revision
         )
+    if isinstance(comparison, ValueIs):
+        return rpc.Compare(result=rpc.Compare.EQUAL, target=rpc.Compare.VALUE, key=key, value=comparison.value.encode())
     return rpc.Compare(result=rpc.Compare.EQUAL, target=rpc.Compare.MOD, key=key, mod_revision=comparison.revision)
 
 

@@ -21,6 +21,7 @@ from scaler_plugin.coordination.store import (
     LeaseId,
     Put,
     Transaction,
+    ValueIs,
     Write,
 )
 from scaler_plugin.core.ports import Clock
@@ -189,6 +190,8 @@ class MemoryStore:
 
     def _holds(self, comparison: Comparison) -> bool:
         entry = self._entries.get(comparison.key)
+        if isinstance(comparison, ValueIs):
+            return entry is not None and entry.value == comparison.value
         if entry is None:
             return comparison.revision == 0
         actual = entry.create_revision if isinstance(comparison, CreatedAt) else entry.mod_revision

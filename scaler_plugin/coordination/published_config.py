@@ -1,8 +1,6 @@
-"""The configuration in etcd: publishing it without overwriting somebody else's, and following it.
+"""The configuration in etcd: publishing it without overwriting somebody else's. It is followed by ``config_follower``.
 
-Guarantees: only a valid configuration is written; of two pushers at the same moment one is told. A follower always has the
-last good configuration: a malformed one in etcd (written by other means, or by a newer version) changes nothing and is
-named in ``problem``.
+Guarantees: only a valid configuration is written; of two pushers at the same moment one is told.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from typing import NamedTuple
 
 from scaler_plugin.config.load import dump_json, parse_json
 from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.config_follower import place_of
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import Entry, ModifiedAt, Put, Store
 from scaler_plugin.errors import ConfigError, ScalerError
@@ -50,58 +49,13 @@ def push_config(store: Store, keys: Keys, config: ScalerConfig) -> int:
     )
 
 
-def _parse(entry: Entry, keys: Keys) -> ScalerConfig:
-    where = f"The configuration in etcd ({entry.key}, revision {entry.mod_revision})"
-    config = parse_json(entry.value, where)
-    if config.cluster != keys.cluster:
-        raise ConfigError(f"{where} is for cluster {config.cluster}; push the one for {keys.cluster}.")
+def parse_published(text: str, where: str, cluster: str) -> ScalerConfig:
+    """The configuration out of its text in etcd. ``where`` begins the sentence of a ``ConfigError``."""
+    config = parse_json(text, where)
+    if config.cluster != cluster:
+        raise ConfigError(f"{where} is for cluster {config.cluster}; push the one for {cluster}.")
     return config
 
 
-class ConfigFollower:
-    """What a node or a leader goes by: the newest valid configuration, read anew at every call of :meth:`current`."""
-
-    def __init__(self, store: Store, keys: Keys) -> None:
-        self._store = store
-        self._keys = keys
-        # What was read last, good or bad. The text too: in an etcd that was set up anew, revisions begin again.
-        self._seen: tuple[int, str] | None = None
-        self._good: PublishedConfig | None = None
-        self._problem: str | None = None
-
-    @property
-    def last_good(self) -> PublishedConfig | None:
-        """What was read last and was valid, without asking etcd."""
-        return self._good
-
-    @property
-    def problem(self) -> str | None:
-        """Why the last good configuration is not the one in etcd, as a sentence; ``None`` when it is."""
-        return self._problem
-
-    def current(self) -> ScalerConfig:
-        """Read etcd (one key) and return the newest valid configuration.
-
-        Raises ``StoreError`` when etcd cannot be read, and ``ConfigError`` while there has been no valid configuration yet.
-        """
-        entry = self._store.get(self._keys.config)
-        seen = (entry.mod_revision, entry.value) if entry else (0, "")
-        if seen != self._seen:
-            self._read(entry)
-            self._seen = seen
-        if self._good is None:
-            raise ConfigError(self._problem or "")
-        return self._good.config
-
-    def _read(self, entry: Entry | None) -> None:
-        if entry is None:
-            self._problem = (
-                f"No configuration is published for cluster {self._keys.cluster} ({self._keys.config});"
-                " push one with `scaler-sidecar config push scaler.yaml`."
-            )
-            return
-        try:
-            self._good = PublishedConfig(_parse(entry, self._keys), entry.mod_revision)
-            self._problem = None
-        except ConfigError as error:
-            self._problem = str(error)
+def _parse(entry: Entry, keys: Keys) -> ScalerConfig:
+    return parse_published(entry.value, place_of(entry), keys.cluster)

@@ -43,6 +43,14 @@ class ModifiedAt:
 
 
 @dataclass(frozen=True)
+class ValueIs:
+    """Comparison: the key exists and holds exactly this value."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Put:
     key: str
     value: str
@@ -54,7 +62,7 @@ class Delete:
     key: str
 
 
-Comparison: TypeAlias = CreatedAt | ModifiedAt
+Comparison: TypeAlias = CreatedAt | ModifiedAt | ValueIs
 Write: TypeAlias = Put | Delete
 
 

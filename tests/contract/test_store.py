@@ -11,7 +11,7 @@ import pytest
 
 from scaler_plugin.coordination.etcd_store import open_store
 from scaler_plugin.coordination.memory_store import MemoryStore
-from scaler_plugin.coordination.store import CreatedAt, Delete, LeaseId, ModifiedAt, Put, Store
+from scaler_plugin.coordination.store import CreatedAt, Delete, LeaseId, ModifiedAt, Put, Store, ValueIs
 from scaler_plugin.errors import LeaseLost, StoreRefused
 from scaler_plugin.localcloud.etcd import EtcdProcess
 from scaler_plugin.simulation.clock import VirtualClock
@@ -210,6 +210,13 @@ def test_comparing_with_zero_means_that_the_key_does_not_exist(store: Store) -> 
     assert store.transact([CreatedAt("/a", 0), ModifiedAt("/a", 0)], []).succeeded
     put(store, "/a")
     assert not store.transact([ModifiedAt("/a", 0)], []).succeeded
+
+
+def test_value_is_holds_for_exactly_this_value_of_a_key_that_exists(store: Store) -> None:
+    store.transact([], [Put("/v", "one")])
+    assert store.transact([ValueIs("/v", "one")], [Put("/v", "two")]).succeeded
+    assert not store.transact([ValueIs("/v", "one")], [Put("/v", "three")]).succeeded
+    assert not store.transact([ValueIs("/absent", "")], [Put("/v", "three")]).succeeded
 
 
 def test_a_transaction_without_writes_only_compares(store: Store) -> None:

@@ -164,8 +164,25 @@ def test_a_write_that_left_in_time_and_arrives_after_the_term_is_refused(world: 
     assert term is not None
     old.resign()
     new.step()
-    answer = world.client("old").transact([term.fence], put("stale"))
+    answer = world.client("old").transact(list(term.fence), put("stale"))
     assert not answer.succeeded
+
+
+def test_a_leader_that_has_not_noticed_an_emptied_etcd_is_refused_though_the_new_term_has_its_number(
+    world: World,
+) -> None:
+    old, new = world.candidate("old"), world.candidate("new")
+    before = old.step()
+    world.store.wipe()
+    after = new.step()
+    assert before is not None
+    assert after is not None
+    assert before.term == after.term, "both etcds were as young: that is the danger"
+    assert old.leadership is not None, "its deadline has not come"
+    with pytest.raises(NotLeader):
+        old.fenced(put("stale"))
+    assert world.value(f"{KEYS.root}x") is None
+    assert new.fenced(put("fresh"))
 
 
 def test_a_leader_whose_key_was_taken_steps_down_at_its_next_write(world: World) -> None:
