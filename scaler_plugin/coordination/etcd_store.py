@@ -19,8 +19,8 @@ from scaler_plugin.coordination.store import (
     LeaseId,
     Put,
     Transaction,
-    Write,
     ValueIs,
+    Write,
 )
 from scaler_plugin.errors import ConfigError, LeaseLost, StoreUnavailable
 

@@ -173,7 +173,7 @@ def test_a_leader_that_has_not_noticed_an_emptied_etcd_is_refused_though_the_new
 ) -> None:
     old, new = world.candidate("old"), world.candidate("new")
     before = old.step()
-    world.store.wipe()
+    world.etcd.wipe()
     after = new.step()
     assert before is not None
     assert after is not None
