@@ -11,13 +11,12 @@ import structlog
 
 from scaler_plugin import __version__
 from scaler_plugin.agent.slots import NodeSlots
-from scaler_plugin.cloud.user_data import EtcdAccess, UserData
 from scaler_plugin.config.connect import EtcdSettings
-from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.config.secrets import resolve
+from scaler_plugin.coordination.config_digest import ConfigDigest, digest_in_child
+from scaler_plugin.coordination.config_follower import ConfigFollower
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import LaunchId, NodeRole, PoolName, Slot
@@ -36,6 +35,7 @@ from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 
 if TYPE_CHECKING:
+    from scaler_plugin.config.schema import ScalerConfig
     from scaler_plugin.leader.service import Leader
 
 log = structlog.get_logger(__name__)
@@ -55,6 +55,12 @@ class NoGates:
     def open(self) -> None:
         return None
 
+    def seal(self) -> None:
+        return None
+
+    def sealed(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class AssembledNode:
@@ -73,16 +79,13 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     clock = SystemClock()
     store = setup.etcd.open()
     keys = Keys(setup.prefix, setup.identity.cluster)
-    follower = ConfigFollower(store, keys)
+    follower = ConfigFollower(store, keys, lambda text, where: digest_in_child(text, where, keys.cluster))
     settings = FollowedSettings(follower, UserDataWriter(setup.etcd, setup.prefix))
-
-    def config() -> ScalerConfig | None:
-        return follower.last_good.config if follower.last_good else None
 
     def fleet() -> Fleet:
         from scaler_plugin.cloud.ec2 import Ec2Fleet  # noqa: PLC0415  (boto3: only a leader or a dying node pays for it)
 
-        aws = known.aws if (known := config()) else None
+        aws = known.aws if (known := settings.config()) else None
         return Ec2Fleet(
             setup.identity.cluster, region=aws.region if aws else None, endpoint_url=aws.endpoint_url if aws else None
         )
@@ -90,7 +93,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     def server() -> TaskServer:
         from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415  (clearml: as above)
 
-        known = config()
+        known = settings.config()
         clearml = known.clearml if known else None
         if known is None or clearml is None or not clearml.access_key or not clearml.secret_key:
             return ClearmlServer(api_host=clearml.api_host if clearml else None)
@@ -131,10 +134,10 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     return AssembledNode(sidecar, leading, store, election, registry, reasons.interruptions)
 
 
-def _leader_ttl_s(follower: ConfigFollower) -> int:
+def _leader_ttl_s(follower: ConfigFollower[ConfigDigest]) -> int:
     """The configured TTL as of now; a later change is taken up when the sidecar starts again."""
     try:
-        return round(follower.current().leader_ttl.seconds)
+        return follower.current().leader_ttl_s
     except (StoreError, ConfigError) as error:
         log.warning("leader_ttl_not_known", error=str(error), used_s=DEFAULT_LEADER_TTL_S)
         return DEFAULT_LEADER_TTL_S
@@ -157,6 +160,8 @@ class UserDataWriter:
     prefix: str
 
     def __call__(self, config: ScalerConfig, pool: PoolName, launch_id: LaunchId) -> str:
+        from scaler_plugin.cloud.user_data import EtcdAccess, UserData  # noqa: PLC0415  (PyYAML: only a leader writes any)
+
         etcd = config.etcd
         access = EtcdAccess(
             endpoints=etcd.endpoints or self.own.endpoints,

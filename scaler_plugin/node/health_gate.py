@@ -12,10 +12,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from scaler_plugin.config.policy import cluster_policy
 from scaler_plugin.coordination.events import Event, record
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.coordination.published_config import read_config
 from scaler_plugin.core.health import HealthPolicy, find_ailment, hung, judge_check
 from scaler_plugin.core.ports import Host
 from scaler_plugin.errors import HostError, ScalerError, StoreError
@@ -72,6 +70,10 @@ def wait_until_fit(look: Callable[[], str | None], patience_s: float = PATIENCE_
 
 def health_policy(setup: NodeSetup) -> HealthPolicy:
     """What the published configuration expects of this node's machine; the defaults where it can't be read."""
+    # The configuration's schema is 12 MB: for the gate, which ends, and not for the sidecar, which uses this module too.
+    from scaler_plugin.config.policy import cluster_policy  # noqa: PLC0415
+    from scaler_plugin.coordination.published_config import read_config  # noqa: PLC0415
+
     try:
         store = setup.etcd.open()
         try:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from scaler_plugin.agent.memory_gates import MemoryGates, MemorySlots
 from scaler_plugin.cloud.metadata import InstanceFacts, MemoryMetadata, SpotInterruption
+from scaler_plugin.coordination.config_digest import digest
+from scaler_plugin.coordination.config_follower import ConfigFollower
 from scaler_plugin.coordination.election import Election
-from scaler_plugin.coordination.published_config import ConfigFollower
 from scaler_plugin.coordination.registry import Registry
 from scaler_plugin.coordination.store import Comparison, Write
 from scaler_plugin.core.health import Vitals
@@ -139,7 +140,7 @@ class SimMachine:
         """A new process: nothing of an earlier one's memory is left."""
         world, clock, keys = self.world, self.clock, self.world.keys
         self._gates = MemoryGates(self.slots)
-        follower = ConfigFollower(self.store, keys)
+        follower = ConfigFollower(self.store, keys, lambda text, where: digest(text, where, keys.cluster))
         settings = FollowedSettings(follower, lambda _config, _pool, _launch: "")
         lock = partial(SimLock, world.scheduler)
         election = Election(self.store, keys, self.identity.instance_id, clock, world.leader_ttl_s, make_lock=lock)

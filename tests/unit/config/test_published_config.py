@@ -9,9 +9,10 @@ import pytest
 
 from scaler_plugin.config.load import parse_json
 from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.config_follower import ConfigFollower
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryClient, MemoryStore
-from scaler_plugin.coordination.published_config import ConfigFollower, push_config, read_config
+from scaler_plugin.coordination.published_config import parse_published, push_config, read_config
 from scaler_plugin.coordination.store import Put
 from scaler_plugin.errors import ConfigError, ScalerError, StoreUnavailable
 from scaler_plugin.simulation.clock import VirtualClock
@@ -93,10 +94,14 @@ def test_a_malformed_configuration_in_etcd_can_be_replaced(store: MemoryClient, 
     assert read_config(store, KEYS) is not None
 
 
+def follow(store: MemoryClient) -> ConfigFollower[ScalerConfig]:
+    return ConfigFollower(store, KEYS, lambda text, where: parse_published(text, where, KEYS.cluster))
+
+
 def test_a_follower_sees_each_push_at_its_next_look(
     store: MemoryClient, config: ScalerConfig, other: ScalerConfig
 ) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     push_config(store, KEYS, config)
     assert follower.current() == config
     push_config(store, KEYS, other)
@@ -104,7 +109,7 @@ def test_a_follower_sees_each_push_at_its_next_look(
 
 
 def test_a_follower_parses_only_what_is_new(store: MemoryClient, config: ScalerConfig) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     push_config(store, KEYS, config)
     assert follower.current() is follower.current()
 
@@ -112,14 +117,15 @@ def test_a_follower_parses_only_what_is_new(store: MemoryClient, config: ScalerC
 def test_a_follower_keeps_the_last_good_one_and_says_why(
     store: MemoryClient, config: ScalerConfig, other: ScalerConfig
 ) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     revision = push_config(store, KEYS, config)
     follower.current()
     bad = write(store, '{"cluster": "demo"}')
     assert follower.current() == config
     assert follower.problem is not None
     assert f"revision {bad}) has 1 mistake" in follower.problem
-    assert follower.last_good == (config, revision)
+    assert follower.last_good is not None
+    assert (follower.last_good.config, follower.last_good.revision) == (config, revision)
     push_config(store, KEYS, other)
     assert follower.current() == other
     assert follower.problem is None
@@ -128,7 +134,7 @@ def test_a_follower_keeps_the_last_good_one_and_says_why(
 def test_a_follower_ignores_another_clusters_configuration(
     store: MemoryClient, minimal: dict[str, Any], config: ScalerConfig
 ) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     push_config(store, KEYS, config)
     follower.current()
     write(store, json.dumps(minimal | {"cluster": "prod"}))
@@ -137,7 +143,7 @@ def test_a_follower_ignores_another_clusters_configuration(
 
 
 def test_a_follower_without_any_configuration_says_what_to_do(store: MemoryClient, config: ScalerConfig) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"No configuration is published for cluster demo .*; push one with"):
             follower.current()
@@ -149,7 +155,7 @@ def test_a_follower_without_any_configuration_says_what_to_do(store: MemoryClien
 def test_a_follower_survives_an_emptied_etcd(
     etcd: MemoryStore, store: MemoryClient, config: ScalerConfig, other: ScalerConfig
 ) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     first = push_config(store, KEYS, config)
     follower.current()
     etcd.wipe()
@@ -163,7 +169,7 @@ def test_a_follower_survives_an_emptied_etcd(
 def test_a_follower_without_etcd_has_the_last_good_one_at_hand(
     etcd: MemoryStore, store: MemoryClient, config: ScalerConfig
 ) -> None:
-    follower = ConfigFollower(store, KEYS)
+    follower = follow(store)
     push_config(store, KEYS, config)
     follower.current()
     etcd.stop()

@@ -81,7 +81,7 @@ def test_a_lost_answer_of_ec2_is_found_out_by_the_same_leader(cluster: Cluster) 
 def test_a_lost_answer_of_etcd_leaves_a_record_that_the_next_pass_goes_on_from(cluster: Cluster) -> None:
     seat = cluster.seat()
     cluster.enqueue(2)
-    seat.fleet.after["run_instances"] = lambda: seat.store.partition()
+    seat.fleet.after["run_instances"] = seat.store.partition
     with pytest.raises(StoreUnavailable):
         seat.lead()
     seat.store.heal()
