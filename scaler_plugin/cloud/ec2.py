@@ -183,6 +183,9 @@ def launch_parameters(request: LaunchRequest, token: str) -> Any:
         "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         "TagSpecifications": [{"ResourceType": kind, "Tags": resource_tags} for kind in ("instance", "volume")],
     }
+    if request.launch_template:
+        # Its default version would stay the first one: CloudFormation adds versions and leaves the default alone.
+        parameters["LaunchTemplate"] = {"LaunchTemplateName": request.launch_template, "Version": "$Latest"}
     if request.user_data:
         parameters["UserData"] = request.user_data  # botocore encodes it in base64
     if request.market is Market.SPOT:

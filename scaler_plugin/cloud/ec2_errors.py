@@ -33,6 +33,10 @@ THROTTLING = frozenset(
 _NO_CAPACITY = "EC2 has no more of this type there now. Name more instance types, zones or subnets in the pool."
 
 _CREDENTIALS = "Check the AWS credentials of this machine (`aws sts get-caller-identity` shows which are used)."
+_RIGHTS = (
+    "Allow this action to whoever calls (bootstrap/policies/ has the nodes' policies); after a change of a pool's image, types or "
+    "places call `scaler-sidecar bootstrap apply`."
+)
 _QUOTA = "Ask for a higher limit in the Service Quotas console, or lower the pool's max_instances."
 
 #: What to do, by code or by the part of a code before its dot.
@@ -58,11 +62,14 @@ _WHAT_TO_DO = {
     "InvalidBlockDeviceMapping": "Check the pool's volume: it must not be smaller than the image's snapshot.",
     "InvalidParameterValue": "Check the pool's settings.",
     "InvalidParameterCombination": "Check the pool's settings: some do not go together.",
+    "InvalidLaunchTemplateName": "Make the pool's launch template: `scaler-sidecar bootstrap apply` (aws.stack names its stack).",
+    "InvalidLaunchTemplateId": "Make the pool's launch template: `scaler-sidecar bootstrap apply` (aws.stack names its stack).",
     "VPCIdNotSpecified": "The account has no default VPC in this region. Name subnets in the pool.",
     "IdempotentParameterMismatch": "This is a mistake of ours: a launch was repeated with other parameters. Please report it.",
     "IdempotentInstanceTerminated": "The instances of this launch have been terminated already; the next launch is a new one.",
-    "UnauthorizedOperation": "Allow this action to the role of this machine (bootstrap/ has the policy).",
-    "AccessDenied": "Allow this action to the role of this machine (bootstrap/ has the policy).",
+    "UnauthorizedOperation": _RIGHTS,
+    "AccessDenied": _RIGHTS,
+    "AccessDeniedException": _RIGHTS,
     "OperationNotPermitted": "Switch off the instance's termination protection.",
     "AuthFailure": _CREDENTIALS,
     "InvalidClientTokenId": _CREDENTIALS,
@@ -87,46 +94,46 @@ _NO_CREDENTIALS = (
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:\s*(\S+)")
 
 
-def cloud_error(error: Exception, action: str, about: str) -> CloudError:
+def cloud_error(error: Exception, action: str, about: str, service: str = "EC2") -> CloudError:
     """The error as one of ours. ``about`` says what the call was for: "pool gpu", "the instances of cluster demo"."""
     if isinstance(error, exceptions.ClientError):
-        return _answered(error, action, about)
+        return _answered(error, action, about, service)
     reason = str(error).rstrip(". ")
     if isinstance(error, _NO_CREDENTIALS):
         return CloudRefused(
-            f"EC2 {action} for {about} was not sent, because there are no AWS credentials: {reason}. "
+            f"{service} {action} for {about} was not sent, because there are no AWS credentials: {reason}. "
             "Give this machine an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID.",
             "NoCredentials",
         )
     if isinstance(error, exceptions.NoRegionError):
         return CloudRefused(
-            f"EC2 {action} for {about} was not sent, because no region is known. Set aws.region in the configuration, "
+            f"{service} {action} for {about} was not sent, because no region is known. Set aws.region in the configuration, "
             "or AWS_DEFAULT_REGION.",
             "NoRegion",
         )
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | ResponseParserError):
         return CloudUnavailable(
-            f"EC2 did not answer {action} for {about}: {reason}. It will be tried again; check the network and "
+            f"{service} did not answer {action} for {about}: {reason}. It will be tried again; check the network and "
             "https://health.aws.amazon.com if it stays so.",
             type(error).__name__,
         )
     return CloudRefused(
-        f"EC2 {action} for {about} could not be sent: {reason}. Check the configuration.", type(error).__name__
+        f"{service} {action} for {about} could not be sent: {reason}. Check the configuration.", type(error).__name__
     )
 
 
-def _answered(error: exceptions.ClientError, action: str, about: str) -> CloudError:
+def _answered(error: exceptions.ClientError, action: str, about: str, service: str) -> CloudError:
     details: Any = error.response.get("Error", {})
     code, message = details.get("Code", "Unknown"), details.get("Message") or "no reason given"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     what_to_do = _WHAT_TO_DO.get(code) or _WHAT_TO_DO.get(code.partition(".")[0])
     if code in THROTTLING:
         return CloudUnavailable(
-            f"EC2 throttles {action} for {about} ({code}). It will be tried again, less often.", code
+            f"{service} throttles {action} for {about} ({code}). It will be tried again, less often.", code
         )
     if status >= 500 and what_to_do is None:
         return CloudUnavailable(
-            f"EC2 failed at {action} for {about}: {message} ({code}). It will be tried again.", code
+            f"{service} failed at {action} for {about}: {message} ({code}). It will be tried again.", code
         )
     decode = ""
     if encoded := _ENCODED.search(message):
@@ -134,5 +141,5 @@ def _answered(error: exceptions.ClientError, action: str, about: str) -> CloudEr
         decode = f" `aws sts decode-authorization-message --encoded-message {encoded[1]}` shows which policy refused."
     message = message.rstrip(". ")
     return CloudRefused(
-        f"EC2 refused {action} for {about}: {message} ({code}). {what_to_do or 'See the message.'}{decode}", code
+        f"{service} refused {action} for {about}: {message} ({code}). {what_to_do or 'See the message.'}{decode}", code
     )

@@ -26,6 +26,7 @@ def launch_candidates(
             launch_id=launch_id,
             count=count,
             instance_type=instance_type,
+            launch_template=config.aws.launch_template(pool.name),
             image_id=pool.ami,
             market=pool.market,
             subnet_id=subnet,

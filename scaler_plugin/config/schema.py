@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from scaler_plugin.config.duration import Duration
-from scaler_plugin.config.pool_schema import PoolConfig
+from scaler_plugin.config.pool_schema import INSTANCE_TYPE, PoolConfig
 from scaler_plugin.config.rules import Choice, Count, ListOf, SecretReference, Text, Timespan, refused
 from scaler_plugin.config.secret_ref import SecretRef
 from scaler_plugin.config.section import Section
@@ -120,6 +120,19 @@ class AwsConfig(Section):
         description="Another EC2 endpoint, such as a VPC endpoint. Left out: boto3's own (also `AWS_ENDPOINT_URL_EC2`).",
         examples=["https://ec2.internal.example"],
     )
+    stack: Annotated[
+        str | None, Text("1 to 80 letters, digits and -, beginning with a letter", r"[A-Za-z][A-Za-z0-9-]{0,79}")
+    ] = Field(
+        None,
+        description="The CloudFormation stack of `scaler-sidecar bootstrap`. With it, instances are launched by the stack's launch"
+        " templates, which bring instance profile and security group; its policy allows nothing else. See"
+        " [bootstrap](bootstrap.md).",
+        examples=["scaler-sidecar-research"],
+    )
+
+    def launch_template(self, pool: str) -> str | None:
+        """The name of the pool's launch template in the stack; ``None`` without a stack."""
+        return f"{self.stack}-{pool}" if self.stack else None
 
 
 class ZeroConfig(Section):
@@ -132,6 +145,24 @@ class ZeroConfig(Section):
         " probe every few minutes that looks for tasks.",
         examples=["standby"],
     )
+    probe_every: Annotated[Duration, Timespan("1m", "1d")] = Field(
+        Duration(300_000),
+        description="How often the schedule launches a probe, in whole minutes: the longest that a task waits for one. For mode"
+        " `probe`; its costs are in [zero](zero.md).",
+        examples=["5m"],
+    )
+    probe_instance_type: Annotated[str, INSTANCE_TYPE] = Field(
+        "t3.micro",
+        description="The probe's instance type: the cheapest with 1 GiB of memory that runs the image of the first CPU-only pool"
+        " (without one, of the first pool).",
+        examples=["t3.micro"],
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ZeroConfig:
+        if self.probe_every.seconds % 60:
+            raise refused("a whole number of minutes, such as 5m", key="probe_every")
+        return self
 
 
 class ScalerConfig(Section):

@@ -28,6 +28,7 @@ class Market(str, Enum):
 class NodeRole(str, Enum):
     WORKER = "worker"  # runs agents
     STANDBY = "standby"  # runs none and only stands for election
+    PROBE = "probe"  # runs none, wakes a cluster that has scaled to zero, and ends
 
 
 class NodeState(str, Enum):
@@ -197,6 +198,7 @@ class LaunchRequest:
     volume: Volume | None = None
     tags: tuple[tuple[str, str], ...] = ()  # the user's own; the cluster's tags are added by the adapter
     user_data: str = ""  # plain text, never a secret
+    launch_template: str | None = None  # by name, at its newest version; what the request says itself has precedence
 
 
 @dataclass(frozen=True)
