@@ -80,6 +80,7 @@ class Gate:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "gate.lock"
+        self._seal = directory / "sealed"
         self._fd: int | None = None
 
     @property
@@ -87,8 +88,28 @@ class Gate:
         return self._fd is not None
 
     def try_shared(self) -> bool:
-        """Take the gate to pull a task. False at once when the sidecar has closed it."""
-        return self._try(fcntl.LOCK_SH)
+        """Take the gate to pull a task. False at once when the sidecar has closed it, or has sealed it."""
+        if not self._try(fcntl.LOCK_SH):
+            return False
+        if self.sealed:  # looked at behind the lock: whoever seals holds it
+            self.release()
+            return False
+        return True
+
+    @property
+    def sealed(self) -> bool:
+        return os.path.lexists(self._seal)
+
+    def seal(self) -> None:
+        """Close it for the rest of this boot. The kernel gives a dead process's lock back, and the machine takes seconds to end.
+
+        The file's content means nothing. Raises ``HostError``.
+        """
+        try:
+            os.close(os.open(self._seal, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE))
+        except OSError as error:
+            if not self.sealed:
+                raise _unusable(self._seal, error) from error
 
     def try_exclusive(self) -> bool:
         """Close the gate. False at once while a pull is under way."""

@@ -25,6 +25,7 @@ class _Slot:
     writer: MemoryAgentSlot | None = None  # the agent that wrote the record, None once it is dead
     puller: MemoryAgentSlot | None = None  # who holds the gate shared
     closer: MemoryGates | None = None  # who holds it exclusive
+    sealed: bool = False
 
 
 class MemorySlots:
@@ -43,7 +44,7 @@ class MemoryAgentSlot:
         self._clock = machine.clock
 
     def try_enter_pull(self) -> bool:
-        if not self._settle() or self._slot.closer is not None:
+        if not self._settle() or self._slot.closer is not None or self._slot.sealed:
             return False
         self._slot.puller = self
         return True
@@ -115,6 +116,13 @@ class MemoryGates:
         for slot in self._machine.slots:
             if slot.closer is self:
                 slot.closer = None
+
+    def seal(self) -> None:
+        for slot in self._machine.slots:
+            slot.sealed = True
+
+    def sealed(self) -> bool:
+        return any(slot.sealed for slot in self._machine.slots)
 
     def crash(self) -> None:
         """The sidecar's process is killed: the kernel lets go of what it held."""

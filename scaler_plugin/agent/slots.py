@@ -31,6 +31,7 @@ from scaler_plugin.agent.pull_watch import PullWatch, SharedLocks
 from scaler_plugin.agent.slot_record import SlotRecord, boottime, read_record, record_owner
 from scaler_plugin.core.model import Slot, SlotState
 from scaler_plugin.core.ports import Clock
+from scaler_plugin.errors import HostError
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +100,16 @@ class NodeSlots:
         self._closed = False
         for view in self._views:
             view.gate.release()
+
+    def seal(self) -> None:
+        for view in self._views:
+            try:
+                view.gate.seal()
+            except HostError as error:  # a full disk, say: the lock holds for as long as this process lives
+                log.error("gate_not_sealed", slot=view.index, error=str(error))
+
+    def sealed(self) -> bool:
+        return any(view.gate.sealed for view in self._views)
 
     def slots(self) -> tuple[Slot, ...]:
         locks = None if self._closed else SharedLocks()  # behind closed gates no pull is under way

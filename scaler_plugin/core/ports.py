@@ -103,7 +103,13 @@ class Gates(Protocol):
         """Take every gate exclusively, or none. True while held: no pull is under way and none can begin."""
 
     def open(self) -> None:
-        """Let go of every gate. Harmless when none is held."""
+        """Let go of every gate. Harmless when none is held. Sealed gates stay closed for agents."""
+
+    def seal(self) -> None:
+        """Keep every gate closed for agents until the machine has ended, whatever becomes of this process."""
+
+    def sealed(self) -> bool:
+        """Whether this or an earlier process has sealed them since the machine booted."""
 
 
 class Host(Protocol):

@@ -75,6 +75,7 @@ class Sidecar:
         self._node = Node(identity, NodeState.UP, ports.clock.now(), version=version)
         self._ending: Ending | None = None
         self._held = False  # something must still be done before the node ends
+        self._was_ending = ports.gates.sealed()  # an earlier process of this boot had decided to end the machine
         self._next_refresh_at = float("-inf")
 
     def step(self) -> None:
@@ -84,6 +85,10 @@ class Sidecar:
             return
         self._node = replace(self._node, slots=self._ports.gates.slots(), load=self._load.current())
         self._follow_demands()
+        if self._was_ending:
+            self._end_if_unused("It was about to end when its sidecar was started again.")
+            if self._ending is not None:
+                return
         self._node = replace(self._node, protected=first_protection(self._protections, self._node) or "")
         try:
             self._refresh_settings()
@@ -161,6 +166,7 @@ class Sidecar:
 
     def _end(self, reason: str) -> None:
         log.info("retiring", instance=self._identity.instance_id, reason=reason)
+        self._ports.gates.seal()
         self._node = replace(self._node, state=NodeState.RETIRING, reason=reason)
         self._ending = Ending(self._identity.instance_id, reason, self._ports.host, self._ports.fleet, self._clock)
         self._leading.stop()
