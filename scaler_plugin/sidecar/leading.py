@@ -54,7 +54,7 @@ class Leading:
         self._make_leader = make_leader
         self._report_unfit = report_unfit
         self._leader: Leader | None = None
-        self._made_for = 0  # the configuration's revision
+        self._made_for = (0, 0)  # its term and the configuration's revision
         self._failure = ""
         self._next_pass_at = float("-inf")
         self._abstain_until = float("-inf")
@@ -66,7 +66,8 @@ class Leading:
         if policy is None or self._stopped or self._clock.monotonic() < self._abstain_until:
             return
         try:
-            if self._election.step() is None:
+            held = self._election.step()
+            if held is None:
                 self._leader = None  # what it remembers is of a term that is over
                 return
             if self._stopped:  # meanwhile: this step may have campaigned after the stop had resigned
@@ -75,7 +76,7 @@ class Leading:
             if self._clock.monotonic() < self._next_pass_at:
                 return
             self._next_pass_at = self._clock.monotonic() + policy.poll_interval_s
-            leader = self._leader_for_now()
+            leader = self._leader_of(held.term)
             leader.step()
         except NotLeader as error:
             log.warning("stepped_down", reason=str(error))
@@ -92,10 +93,10 @@ class Leading:
             self._failure = ""
             self._look_at_itself(leader)
 
-    def _leader_for_now(self) -> Leader:
-        revision = self._settings.revision
-        if self._leader is None or self._made_for != revision:
-            self._leader, self._made_for = self._make_leader(), revision
+    def _leader_of(self, term: int) -> Leader:
+        now = (term, self._settings.revision)
+        if self._leader is None or self._made_for != now:
+            self._leader, self._made_for = self._make_leader(), now
         return self._leader
 
     def _failed(self, event: str, error: str) -> None:

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from .node_world import NodeWorld
+
+
+@pytest.fixture
+def world() -> NodeWorld:
+    return NodeWorld()
