@@ -46,7 +46,7 @@ class ContainersUnknown(Exception):
 
 
 def this_process() -> ProcessKey:
-    stat = _stat(os.getpid())
+    stat = process_state(os.getpid())
     if stat is None:
         raise RuntimeError("/proc does not list this process: is it mounted?")
     return stat[1]
@@ -54,7 +54,7 @@ def this_process() -> ProcessKey:
 
 def lives(key: ProcessKey) -> bool:
     """Whether that very process is alive; a zombie is not."""
-    stat = _stat(key.pid)
+    stat = process_state(key.pid)
     return stat is not None and stat[0] not in _DEAD and stat[1] == key
 
 
@@ -74,7 +74,7 @@ def _living(marker: bytes, earliest_ticks: float, agent_uid: int | None) -> Iter
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == own:
             continue
-        stat = _stat(int(name))
+        stat = process_state(int(name))
         if stat is None or stat[0] in _DEAD or stat[1].started_ticks < earliest_ticks:
             continue
         try:
@@ -88,7 +88,7 @@ def _living(marker: bytes, earliest_ticks: float, agent_uid: int | None) -> Iter
             yield stat[1]
 
 
-def _stat(pid: int) -> tuple[str, ProcessKey] | None:
+def process_state(pid: int) -> tuple[str, ProcessKey] | None:
     """State letter and identity of a process, ``None`` if there is none (``proc(5)``, ``/proc/<pid>/stat``)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
