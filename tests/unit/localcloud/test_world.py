@@ -1,0 +1,66 @@
+"""What a local cloud refuses before it starts anything, and what it makes of a user's configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.errors import ConfigError, HostError
+from scaler_plugin.localcloud.default_config import localised
+from scaler_plugin.localcloud.interruption import Interrupted, Interruption
+from scaler_plugin.localcloud.world import World, WorldOptions
+
+
+@pytest.fixture
+def empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_missing_packages_are_named_with_the_extra_that_brings_them(
+    empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+
+    with pytest.raises(
+        HostError, match=r"needs moto and flask and etcd.*pip install 'clearml-scaler-sidecar\[local\]'"
+    ):
+        World(WorldOptions(), Interruption()).__enter__()
+    assert list(empty.iterdir()) == []
+
+
+def test_a_real_clearml_server_needs_credentials(empty: Path) -> None:
+    with pytest.raises(ConfigError, match="CLEARML_API_ACCESS_KEY"):
+        World(WorldOptions(clearml_host="http://clearml:8008"), Interruption(), caller={}).__enter__()
+
+
+def test_an_interruption_ends_what_looks_at_it_and_keeps_the_first_signal() -> None:
+    interruption = Interruption()
+    interruption.sleep(0)
+    interruption.interrupt(15)
+    interruption.interrupt(2)
+
+    with pytest.raises(Interrupted) as caught:
+        interruption.sleep(60)
+    assert caught.value.exit_code == 143
+
+
+def test_a_users_configuration_loses_its_addresses_and_keeps_its_pools() -> None:
+    config = parse_yaml(
+        "cluster: mine\n"
+        "etcd: {endpoints: ['10.0.0.5:2379']}\n"
+        "clearml: {api_host: 'https://api.clear.ml'}\n"
+        "aws: {region: eu-central-1, endpoint_url: 'https://ec2.internal.example'}\n"
+        "pools: [{name: p, queues: [own], instance_types: [c5.large], ami: ami-0a1b2c3d4e5f67890, max_instances: 2}]\n"
+    )
+    local = localised(config)
+
+    assert local.etcd.endpoints == ()
+    assert local.clearml.api_host is None
+    assert (local.aws.region, local.aws.endpoint_url) == ("eu-central-1", None)
+    assert local.pools == config.pools
