@@ -160,6 +160,15 @@ class UserDataWriter:
     prefix: str
 
     def __call__(self, config: ScalerConfig, pool: PoolName, launch_id: LaunchId) -> str:
+        return self._user_data(config, NodeRole.WORKER, pool, launch_id)
+
+    def probe(self, config: ScalerConfig) -> str:
+        """The user-data of a probe, which serves no pool."""
+        return self._user_data(config, NodeRole.PROBE)
+
+    def _user_data(
+        self, config: ScalerConfig, role: NodeRole, pool: PoolName | None = None, launch_id: LaunchId | None = None
+    ) -> str:
         from scaler_plugin.cloud.user_data import EtcdAccess, UserData  # noqa: PLC0415  (PyYAML: only a leader writes any)
 
         etcd = config.etcd
@@ -171,4 +180,4 @@ class UserDataWriter:
             user=etcd.user or self.own.user,
             password=etcd.password or self.own.password,
         )
-        return UserData(config.cluster, NodeRole.WORKER, access, self.prefix, pool, launch_id).render()
+        return UserData(config.cluster, role, access, self.prefix, pool, launch_id).render()
