@@ -71,11 +71,6 @@ class GuardedService:
         self._report()
         return True
 
-    @property
-    def available(self) -> bool:
-        """False while a failure's back-off lasts."""
-        return self._backoff.ready(self._clock.monotonic())
-
     def _report(self) -> None:
         self._problems.report(
             self.name,

@@ -45,7 +45,7 @@ class Janitor:
         problems: ProblemBoard,
         journal: Journal,
         clearml: GuardedService,
-        ec2: GuardedService,
+        terminating: GuardedService,
     ) -> None:
         self._store = store
         self._keys = keys
@@ -57,7 +57,7 @@ class Janitor:
         self._problems = problems
         self._journal = journal
         self._clearml = clearml
-        self._ec2 = ec2
+        self._terminating = terminating
 
     def tidy(self, observation: Observation, policy: ClusterPolicy) -> bool:
         """One pass; true if an instance was terminated, so that EC2's listing is about to change."""
@@ -104,14 +104,15 @@ class Janitor:
         return [suspect for suspect in verdict.condemned if self._terminate(suspect)]
 
     def _terminate(self, suspect: Suspect) -> bool:
-        if not self._ec2.available or not condemn(self._election, self._store, self._keys, suspect.instance_id):
+        if self._terminating.resting() or not condemn(self._election, self._store, self._keys, suspect.instance_id):
             return False
         console = self._console_tail(suspect)
         try:
             self._fleet.terminate([suspect.instance_id])
         except CloudError as error:
-            self._ec2.failed(error)
+            self._terminating.failed(error)
             return False
+        self._terminating.answered()
         sentence = f"Instance {suspect.instance_id} {suspect.cause}; it was terminated."
         log.warning("instance_terminated", instance=suspect.instance_id, pool=suspect.pool, cause=suspect.cause)
         self._journal.record("start_failed", suspect.instance_id, sentence, console)

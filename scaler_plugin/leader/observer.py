@@ -28,6 +28,8 @@ LISTING_QUIET_S = 10.0
 LISTING_BUSY_S = 3.0
 #: A listing older than this is no picture of the fleet any more: no launch is planned on it.
 LISTING_STALE_S = 30.0
+#: A queue that ClearML refused to create is tried again this seldom: the reason is a right or a name, and a pass is one call.
+CREATE_AGAIN_S = 60.0
 
 
 class Observer:
@@ -57,6 +59,7 @@ class Observer:
         self._listing: tuple[Instance, ...] | None = None
         self._listed_at = 0.0
         self._unrecorded_since: dict[InstanceId, float] = {}
+        self._not_created: dict[QueueName, tuple[float, str]] = {}  # until when it is left alone, and why
 
     def observe(self, policy: ClusterPolicy) -> Observation:
         """Read everything once. Raises ``StoreError`` when etcd cannot be read; other sources become ``None``."""
@@ -87,14 +90,22 @@ class Observer:
         return backlogs
 
     def _create_queue(self, queue: QueueName) -> None:
-        try:
-            self._server.create_queue(queue)
-        except TaskServerError as error:
-            self._problems.report(
-                f"queue {queue}",
-                f"The queue {queue} does not exist and could not be created: {error}",
-                "Create it in ClearML, or give the cluster's credentials the right to.",
-            )
+        now = self._clock.monotonic()
+        until, why = self._not_created.get(queue, (now, ""))
+        if now >= until:
+            try:
+                self._server.create_queue(queue)
+            except TaskServerError as error:
+                why = str(error)
+                self._not_created[queue] = (now + CREATE_AGAIN_S, why)
+            else:
+                self._not_created.pop(queue, None)
+                return
+        self._problems.report(
+            f"queue {queue}",
+            f"The queue {queue} does not exist and could not be created: {why}",
+            "Create it in ClearML, or give the cluster's credentials the right to.",
+        )
 
     def _instances(self, nodes: tuple[Node, ...], launches: tuple[Launch, ...]) -> tuple[Instance, ...] | None:
         now = self._clock.monotonic()
