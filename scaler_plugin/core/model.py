@@ -323,8 +323,8 @@ class ServerTask:
 class TaskInHand:
     """One task as the server has it, for whoever is about to end it.
 
-    ``stopping`` is set when somebody has asked already that it be stopped. ``abort_callback_s`` is how long its agent then waits for
-    the abort callback that the task itself registered, ``None`` where it registered none.
+    ``stopping`` is set when somebody has asked already that it be stopped. ``abort_callback_s`` is how long its agent then
+    waits for the abort callback that the task itself registered, ``None`` where it registered none.
     """
 
     task: ServerTask
