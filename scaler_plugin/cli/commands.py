@@ -16,7 +16,17 @@ COMMANDS = (
     LazyCommand("run", "scaler_plugin.cli.node:run", "Run this machine's sidecar until SIGTERM."),
     LazyCommand("node", "scaler_plugin.cli.node:node", "Ask this machine's sidecar what it knows."),
     LazyCommand("health", "scaler_plugin.cli.health:health", "Say whether this machine is fit to take tasks."),
+    LazyCommand("drain", "scaler_plugin.cli.requests:drain", "Let nodes finish their task and end."),
+    LazyCommand("undrain", "scaler_plugin.cli.requests:undrain", "Take a drain back."),
+    LazyCommand("protect", "scaler_plugin.cli.requests:protect", "Keep a node although it is idle."),
+    LazyCommand("unprotect", "scaler_plugin.cli.requests:unprotect", "Take a node's protection back."),
     LazyCommand("config", "scaler_plugin.cli.config:app", "Validate, publish and show a cluster's configuration."),
+    LazyCommand(
+        "bootstrap",
+        "scaler_plugin.cli.bootstrap:app",
+        "Set an AWS account up for a cluster, and start its first instance.",
+    ),
+    LazyCommand("wake", "scaler_plugin.cli.bootstrap:wake", "Launch the probe of a cluster at zero now."),
     LazyCommand(
         "agent", "scaler_plugin.cli.agent:agent", "Run this node's clearml-agent on one slot.", passthrough=True
     ),

@@ -18,7 +18,7 @@ class DrainRequest:
 
     @property
     def sentence(self) -> str:
-        return f"Drain was requested{f' by {self.by}' if self.by else ''}."
+        return f"Somebody asked it to drain{f': {self.by}' if self.by else ''}."
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,7 @@ def _node(node: Node, leader: str | None, now: float) -> NodeStatus:
         version=node.version,
         load=node.load,
         slots=tuple(_slot(slot, now) for slot in node.slots),
+        protected=node.protected,
     )
 
 

@@ -104,6 +104,8 @@ def _rows(node: NodeStatus) -> Iterator[Row | Note]:
     }
     if node.reason:
         yield Note(node.reason, indent=4)
+    if node.protected:
+        yield Note(node.protected, indent=4)
     if several:
         for slot in node.slots:
             name = f"  slot {slot.index}"

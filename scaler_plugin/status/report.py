@@ -105,6 +105,7 @@ class NodeStatus:
     version: str
     load: Load | None
     slots: tuple[SlotStatus, ...]
+    protected: str  # why it stays although it may be idle; empty otherwise
 
 
 @dataclass(frozen=True)
