@@ -25,9 +25,8 @@ INSTALL_DOCKER = Path("/usr/lib/scaler-sidecar/install-docker")
 #: The GPU driver may load after this unit, and docker takes some seconds to start: they get a minute before it counts as a failure.
 PATIENCE_S = 60.0
 
-#: The agent must reach docker's socket, and docker must find the files that the agent hands to containers, in the machine's own
-#: /tmp. Only where the pool uses docker: who reaches the socket is root.
-DOCKER_SETTINGS = "[Service]\nSupplementaryGroups=docker\nPrivateTmp=no\n"
+#: Only where the pool uses docker: who reaches its socket is root.
+DOCKER_SETTINGS = "[Service]\nSupplementaryGroups=docker\n"
 
 
 class Unfit(Exception):

@@ -79,7 +79,10 @@ class Machine:
 
     def start(self) -> None:
         """Boot, and return when systemd says that all start jobs are done (well or not)."""
-        command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--machine=ami-test", "--register=no"]
+        # Its clocks begin now, as a machine's do: containers otherwise share the host's time since boot.
+        uptime = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+        command = ["unshare", "--time", f"--boottime=-{uptime}", f"--monotonic=-{uptime}"]
+        command += ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--machine=ami-test", "--register=no"]
         command += ["--keep-unit", "--boot", "--resolv-conf=copy-host", "--system-call-filter=@keyring bpf"]
         if self._network:
             command += [f"--network-namespace-path={self._network.path}", "--capability=CAP_NET_ADMIN"]
@@ -114,6 +117,7 @@ class Machine:
 
     def try_run(self, *command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", f"--target={self._init_pid()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        enter += ["--time"]
         enter += [
             "--root",
             "--wd=/",
