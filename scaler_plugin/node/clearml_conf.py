@@ -46,8 +46,8 @@ def clearml_conf(config: ScalerConfig, pool: PoolConfig, base: str) -> str | Non
         values["agent.git_pass"] = resolve(pool.git.password, region=region)
     if not values and not pool.extra_clearml_conf:
         return None
-    # JSON strings are HOCON strings, so no value can break out of its quotes.
-    lines = [f"{path}: {json.dumps(value)}" for path, value in values.items()]
+    # JSON strings are HOCON strings, so no value can break out of its quotes; but the agent's reader takes no \u escapes.
+    lines = [f"{path}: {json.dumps(value, ensure_ascii=False)}" for path, value in values.items()]
     return "\n".join(part for part in (base, *lines, pool.extra_clearml_conf or "") if part) + "\n"
 
 
@@ -55,8 +55,8 @@ def machine_conf() -> str:
     """The machine's own ``clearml.conf``, on which the cluster's is laid; empty if there is none."""
     path = Path(os.environ.get(PATH_VARIABLE) or Path.home() / "clearml.conf")
     try:
-        return path.read_text()
-    except OSError:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return ""
 
 
@@ -67,7 +67,7 @@ def write_clearml_conf(directory: Path, text: str, reader: AgentUser | None = No
     try:
         scratch.unlink(missing_ok=True)
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             if reader is not None:
                 os.fchown(descriptor, -1, reader.group_id)
                 os.fchmod(descriptor, 0o640)
