@@ -11,6 +11,8 @@ from scaler_plugin.core.model import LaunchRequest
 CLUSTER = "scaler-sidecar:cluster"
 POOL = "scaler-sidecar:pool"
 LAUNCH = "scaler-sidecar:launch"
+#: Set on instances that are no workers, to `probe`.
+ROLE = "scaler-sidecar:role"
 
 
 def tags_of(request: LaunchRequest) -> dict[str, str]:

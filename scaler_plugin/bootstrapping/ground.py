@@ -1,0 +1,22 @@
+"""What AWS says about the places and images that a configuration names; the stack is made from both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PoolGround:
+    """``subnets`` are those the pool may launch into, also where the configuration names zones or nothing."""
+
+    subnets: tuple[str, ...]
+    root_device: str
+
+
+@dataclass(frozen=True)
+class Ground:
+    """``vpc`` is where the stack's security group belongs."""
+
+    vpc: str
+    pools: Mapping[str, PoolGround]

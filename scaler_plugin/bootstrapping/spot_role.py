@@ -1,0 +1,19 @@
+"""The account's own role for EC2 Spot. An account that never used spot has none, and nodes may not make roles."""
+
+from __future__ import annotations
+
+from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.deployment import Progress
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.core.model import Market
+
+SPOT_ROLE = "AWSServiceRoleForEC2Spot"
+
+
+def ensure_spot_role(config: ScalerConfig, account: Account, progress: Progress) -> None:
+    """Make the role if a pool is spot and the account lacks it. It belongs to the account and stays when the stack goes."""
+    if all(pool.market is not Market.SPOT for pool in config.pools):
+        return
+    if account.found("iam", "get_role", f"role {SPOT_ROLE}", RoleName=SPOT_ROLE) is None:
+        progress(f"The account has never used spot; making EC2's own role {SPOT_ROLE}.")
+        account.call("iam", "create_service_linked_role", f"role {SPOT_ROLE}", AWSServiceName="spot.amazonaws.com")

@@ -1,0 +1,205 @@
+"""Looks at the account before anything is changed: do images, places, types, keys and secrets exist, do they fit together, and is
+the quota large enough?
+
+Guarantees: it changes nothing; every finding is a sentence; an error means that instances could not start. What a caller may not
+look at (quotas, secrets) is a warning, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.ground import Ground, PoolGround
+from scaler_plugin.bootstrapping.places import Places, find_places
+from scaler_plugin.bootstrapping.quotas import quota_findings
+from scaler_plugin.bootstrapping.requirements import references
+from scaler_plugin.bootstrapping.template import probe_pool
+from scaler_plugin.config.pool_schema import PoolConfig
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.config.secret_ref import SecretSource
+from scaler_plugin.core.model import Market
+from scaler_plugin.core.policy import ZeroMode
+from scaler_plugin.errors import CloudError, CloudRefused
+
+
+@dataclass(frozen=True)
+class Survey:
+    """``ground`` is complete only without errors."""
+
+    ground: Ground
+    account: str
+    region: str
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def refuse_errors(self) -> None:
+        """Raise ``CloudRefused`` with every error that was found."""
+        if self.errors:
+            lines = "\n".join(f"  - {error}" for error in self.errors)
+            raise CloudRefused(f"Nothing was changed, because instances could not start as configured:\n{lines}")
+
+
+def survey(config: ScalerConfig, account: Account) -> Survey:
+    """Look at everything that the configuration names. Raises ``CloudError`` when AWS cannot be asked at all."""
+    identity = account.call("sts", "get_caller_identity", "this machine's credentials")
+    errors: list[str] = []
+    warnings: list[str] = []
+    places = find_places(config, account)
+    errors += places.errors
+    warnings += places.warnings
+    images = _images(config, account)
+    types = _types(config, account)
+    roots: dict[str, str] = {}
+    for pool in config.pools:
+        errors += _pool_errors(pool, images.get(pool.ami), types, places)
+        warnings += _pool_warnings(pool, places)
+        roots[pool.name] = (images.get(pool.ami) or {}).get("RootDeviceName", "")
+    errors += _probe_errors(config, images, types)
+    errors += _key_errors(config, account)
+    quota_errors, quota_warnings = quota_findings(config, types, account)
+    warnings += [*quota_warnings, *_secret_warnings(config, account)]
+    errors += quota_errors
+    ground = Ground(
+        places.vpc,
+        {pool.name: PoolGround(places.subnets_of(pool), roots[pool.name]) for pool in config.pools},
+    )
+    return Survey(ground, identity["Account"], account.region, tuple(errors), tuple(warnings))
+
+
+def _images(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
+    found = {}
+    for ami in dict.fromkeys(pool.ami for pool in config.pools):
+        answer = account.found("ec2", "describe_images", f"image {ami}", ImageIds=[ami])
+        if answer and answer["Images"]:
+            found[ami] = answer["Images"][0]
+    return found
+
+
+def _types(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
+    wanted = [type_ for pool in config.pools for type_ in pool.instance_types]
+    if config.zero.mode is ZeroMode.PROBE:
+        wanted.append(config.zero.probe_instance_type)
+    found = {}
+    # One by one: EC2 refuses the whole call for one unknown type, without saying which.
+    for type_ in dict.fromkeys(wanted):
+        answer = _found_type(account, type_)
+        if answer:
+            found[type_] = answer
+    return found
+
+
+def _found_type(account: Account, type_: str) -> dict[str, Any] | None:
+    try:
+        answer = account.call("ec2", "describe_instance_types", f"instance type {type_}", InstanceTypes=[type_])
+    except CloudRefused as refused:
+        if refused.code in ("InvalidInstanceType", "InvalidParameterValue"):
+            return None
+        raise
+    return answer["InstanceTypes"][0] if answer["InstanceTypes"] else None
+
+
+def _pool_errors(
+    pool: PoolConfig, image: dict[str, Any] | None, types: dict[str, dict[str, Any]], places: Places
+) -> Iterator[str]:
+    where = f"Pool {pool.name}"
+    if image is None:
+        yield f"{where}: the image {pool.ami} does not exist in this region, or is not shared with this account."
+    else:
+        yield from _image_errors(where, pool, image)
+    for type_ in pool.instance_types:
+        if type_ not in types:
+            yield f"{where}: the instance type {type_} does not exist in this region."
+        elif image is not None:
+            yield from _type_errors(where, type_, types[type_], image)
+        if (
+            type_ in types
+            and pool.market is Market.SPOT
+            and "spot" not in types[type_].get("SupportedUsageClasses", [])
+        ):
+            yield f"{where}: {type_} is not sold as spot; leave it out, or make the pool on-demand."
+    if not any(places.offered(type_, pool) for type_ in pool.instance_types if type_ in types):
+        yield f"{where}: none of its instance types is offered in the zones of its subnets; name other types or subnets."
+
+
+def _image_errors(where: str, pool: PoolConfig, image: dict[str, Any]) -> Iterator[str]:
+    if image.get("State", "available") != "available":
+        yield f"{where}: the image {pool.ami} is {image['State']}, not available; wait for it or bake another."
+    root = image.get("RootDeviceName", "")
+    if image.get("RootDeviceType", "ebs") != "ebs" or not root:
+        yield f"{where}: the image {pool.ami} has no EBS root volume; such instances cannot be ended by their own shutdown."
+    if pool.volume is None:
+        return
+    if root and pool.volume.device_name != root:
+        yield (
+            f"{where}: volume.device_name is {pool.volume.device_name} and the image's root device is {root}; the volume would be "
+            f"a second one. Set volume.device_name: {root}."
+        )
+    for mapping in image.get("BlockDeviceMappings", []):
+        least = mapping.get("Ebs", {}).get("VolumeSize", 0)
+        if mapping.get("DeviceName") == root and pool.volume.size_gb < least:
+            yield f"{where}: volume.size_gb is {pool.volume.size_gb}, below the image's own {least}."
+
+
+def _type_errors(where: str, type_: str, described: dict[str, Any], image: dict[str, Any]) -> Iterator[str]:
+    supported = described.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+    architecture = image.get("Architecture", "x86_64")
+    if supported and architecture not in supported:
+        yield f"{where}: {type_} is {' or '.join(supported)}, and the image {image['ImageId']} is {architecture}."
+
+
+def _probe_errors(
+    config: ScalerConfig, images: dict[str, dict[str, Any]], types: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    if config.zero.mode is not ZeroMode.PROBE:
+        return
+    type_, image = config.zero.probe_instance_type, images.get(probe_pool(config).ami)
+    if type_ not in types:
+        yield f"zero.probe_instance_type: the instance type {type_} does not exist in this region."
+    elif image is not None:
+        yield from _type_errors("zero.probe_instance_type", type_, types[type_], image)
+
+
+def _pool_warnings(pool: PoolConfig, places: Places) -> Iterator[str]:
+    free = places.free_addresses(pool)
+    if 0 < free < pool.max_instances:
+        yield f"Pool {pool.name}: its subnets have {free} free addresses, and max_instances is {pool.max_instances}."
+
+
+def _key_errors(config: ScalerConfig, account: Account) -> Iterator[str]:
+    names: Iterable[str] = dict.fromkeys(pool.key_name for pool in config.pools if pool.key_name)
+    for name in names:
+        if account.found("ec2", "describe_key_pairs", f"key pair {name}", KeyNames=[name]) is None:
+            yield f"The key pair {name} does not exist in this region; create it or leave key_name out."
+
+
+def _secret_warnings(config: ScalerConfig, account: Account) -> Iterator[str]:
+    """Whether the secrets exist, without reading one."""
+    for place, ref in references(config).items():
+        try:
+            if ref.source is SecretSource.SSM:
+                wanted = [{"Key": "Name", "Option": "Equals", "Values": [ref.name]}]
+                exists = bool(
+                    account.pages(
+                        "ssm", "describe_parameters", "Parameters", f"parameter {ref.name}", ParameterFilters=wanted
+                    )
+                )
+            else:
+                exists = (
+                    account.found("secretsmanager", "describe_secret", f"secret {ref.name}", SecretId=ref.name)
+                    is not None
+                )
+        except CloudError as error:
+            yield f"{place}: whether {ref} exists is not known: {error}"
+            continue
+        if not exists:
+            yield f"{place}: {ref} does not exist yet; no node can start before. {_how_to_store(ref.source, ref.name)}"
+
+
+def _how_to_store(source: SecretSource, name: str) -> str:
+    # Read from standard input: an argument would stand in the process list and in the shell's history.
+    if source is SecretSource.SSM:
+        return f"Store it: aws ssm put-parameter --type SecureString --name {name} --value file:///dev/stdin"
+    return f"Store it: aws secretsmanager create-secret --name {name} --secret-string file:///dev/stdin"

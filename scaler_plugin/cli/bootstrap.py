@@ -1,0 +1,209 @@
+"""``scaler-sidecar bootstrap``: plan, apply, first, user-data, destroy; and ``scaler-sidecar wake``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.deployment import Deployment
+from scaler_plugin.bootstrapping.difference import Change, compare, describe
+from scaler_plugin.bootstrapping.node_user_data import user_data_writer
+from scaler_plugin.bootstrapping.requirements import check_requirements
+from scaler_plugin.bootstrapping.survey import Survey, survey
+from scaler_plugin.bootstrapping.template import render_template, stack_name
+from scaler_plugin.config.load import load_file
+from scaler_plugin.core.model import LaunchId, PoolName
+from scaler_plugin.core.policy import ZeroMode
+from scaler_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from scaler_plugin.config.schema import ScalerConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Set an AWS account up for a cluster: one CloudFormation stack, and the first instance.",
+)
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The configuration, usually scaler.yaml.", show_default=False)
+]
+PoolOption = Annotated[
+    str | None, typer.Option("--pool", metavar="NAME", help="The pool. Otherwise the first of the configuration.")
+]
+
+
+@app.command()
+def plan(
+    file: FileArgument,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print the CloudFormation template itself, as JSON, and nothing else.")
+    ] = False,
+) -> None:
+    """Show what `apply` would change in the account; changes nothing.
+
+    Looks at images, instance types, subnets, keys, quotas and secrets first. Exit code 5 if instances could not start.
+    """
+    config, account = _start(file)
+    surveyed = survey(config, account)
+    if template:
+        import json  # noqa: PLC0415
+
+        surveyed.refuse_errors()
+        typer.echo(json.dumps(_template(config, surveyed), indent=2))
+        return
+    _show_survey(config, surveyed)
+    surveyed.refuse_errors()
+    changes = _changes(config, _deployment(config, account), _template(config, surveyed))
+    if not changes:
+        typer.echo(f"The stack {stack_name(config)} is as the configuration wants it; nothing to change.")
+        return
+    typer.echo(f"`apply` would change the stack {stack_name(config)}:")
+    for line in describe(changes):
+        typer.echo(line)
+
+
+@app.command()
+def apply(file: FileArgument) -> None:
+    """Make or update the stack, and show how it comes along. Calling it again changes nothing.
+
+    Nothing is begun when instances could not start as configured. Publish the configuration afterwards
+    (`scaler-sidecar config push`): leaders launch what it says, within what the stack allows.
+    """
+    from scaler_plugin.bootstrapping.instances import cluster_tags  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.spot_role import ensure_spot_role  # noqa: PLC0415
+
+    config, account = _start(file)
+    surveyed = survey(config, account)
+    _show_survey(config, surveyed)
+    surveyed.refuse_errors()
+    wanted = _template(config, surveyed)
+    deployment = _deployment(config, account)
+    for line in describe(_changes(config, deployment, wanted)):
+        typer.echo(line)
+    ensure_spot_role(config, account, typer.echo)
+    if deployment.apply(wanted, cluster_tags(config)):
+        typer.echo(f"The stack {stack_name(config)} is ready.")
+    else:
+        typer.echo(f"The stack {stack_name(config)} was ready already.")
+    for name, value in deployment.outputs().items():
+        typer.echo(f"  {name}: {value}")
+    typer.echo(f"Next: scaler-sidecar config push {file}")
+    if config.zero.mode is ZeroMode.PROBE:
+        typer.echo(
+            f"The probe looks for tasks every {config.zero.probe_every}; `scaler-sidecar wake {file}` does at once."
+        )
+    else:
+        typer.echo(f"Then:  scaler-sidecar bootstrap first {file}")
+
+
+@app.command()
+def first(file: FileArgument, pool: PoolOption = None) -> None:
+    """Launch the first instance: it leads, and launches the others.
+
+    The configuration must have been pushed: the instance reads it at boot.
+    """
+    from scaler_plugin.bootstrapping.instances import launch_first  # noqa: PLC0415
+
+    config, _ = _start(file)
+    writer = user_data_writer(config, os.environ)
+    name = _pool(config, pool)
+    instance = launch_first(config, name, lambda launch_id: writer(config, name, launch_id), typer.echo)
+    typer.echo(f"Launched {instance} for pool {name}. Watch it: scaler-sidecar status --watch")
+
+
+@app.command("user-data")
+def user_data(
+    file: FileArgument,
+    pool: PoolOption = None,
+    probe: Annotated[bool, typer.Option("--probe", help="The user-data of a probe, which serves no pool.")] = False,
+) -> None:
+    """Print the user-data of a node, for those who launch by hand or with Terraform.
+
+    It holds addresses and names of secrets, never a secret. The instance needs the tag `scaler-sidecar:cluster` (with
+    the cluster's name) and `scaler-sidecar:pool`, and must terminate when its system shuts down.
+    """
+    config = load_file(file)
+    writer = user_data_writer(config, os.environ)
+    if probe and pool:
+        raise ConfigError("A probe serves no pool; give --pool or --probe, not both.")
+    text = writer.probe(config) if probe else writer(config, _pool(config, pool), LaunchId("by-hand"))
+    typer.echo(text, nl=False)
+
+
+@app.command()
+def destroy(
+    file: FileArgument,
+    terminate: Annotated[
+        bool,
+        typer.Option("--terminate", help="Terminate the cluster's instances first, with the tasks that run on them."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the stack. Refuses while instances of the cluster run, unless told to terminate them.
+
+    What the stack did not make stays: images, secrets, etcd's data, ClearML's queues and tasks.
+    """
+    from scaler_plugin.bootstrapping.teardown import tear_down  # noqa: PLC0415
+
+    config = load_file(file)
+    account = Account(config.aws)
+    name = stack_name(config)
+    if not yes and not typer.confirm(f"Delete the stack {name} of cluster {config.cluster}?"):
+        raise typer.Exit(1)
+    if tear_down(config, _deployment(config, account), typer.echo, terminate=terminate):
+        typer.echo(f"The stack {name} is gone.")
+    else:
+        typer.echo(f"There is no stack {name}.")
+
+
+def wake(file: FileArgument) -> None:
+    """Launch the probe now instead of waiting for the schedule: a cluster at zero then sees its tasks within a boot."""
+    from scaler_plugin.bootstrapping.instances import launch_probe  # noqa: PLC0415
+
+    config, account = _start(file)
+    surveyed = survey(config, account)
+    surveyed.refuse_errors()
+    instance = launch_probe(config, surveyed.ground, _deployment(config, account), account)
+    typer.echo(f"Launched the probe {instance}. It ends by itself as soon as it is not needed.")
+
+
+def _start(file: Path) -> tuple[ScalerConfig, Account]:
+    config = load_file(file)
+    stack_name(config)
+    check_requirements(config)
+    return config, Account(config.aws)
+
+
+def _deployment(config: ScalerConfig, account: Account) -> Deployment:
+    return Deployment(account, stack_name(config), typer.echo)
+
+
+def _template(config: ScalerConfig, surveyed: Survey) -> dict[str, Any]:
+    return render_template(config, surveyed.ground, user_data_writer(config, os.environ).probe(config))
+
+
+def _changes(config: ScalerConfig, deployment: Deployment, wanted: dict[str, Any]) -> tuple[Change, ...]:
+    return compare(deployment.deployed_template(), wanted)
+
+
+def _show_survey(config: ScalerConfig, surveyed: Survey) -> None:
+    typer.echo(f"Cluster {config.cluster} in account {surveyed.account}, region {surveyed.region}.")
+    for warning in surveyed.warnings:
+        typer.echo(f"Warning: {warning}")
+
+
+def _pool(config: ScalerConfig, name: str | None) -> PoolName:
+    if name is None:
+        return PoolName(config.pools[0].name)
+    if config.pool(name) is None:
+        names = ", ".join(pool.name for pool in config.pools)
+        raise ConfigError(f"The configuration has no pool {name}; it has {names}.")
+    return PoolName(name)
