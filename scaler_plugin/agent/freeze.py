@@ -4,7 +4,8 @@ Implements ``core.ports.Gates``. Where the plugin has a lock, this has SIGSTOP: 
 has in hands is found out from four witnesses, all asked while it stands still, and each doubt thaws it:
 
 1. **The kernel**: the agent's main thread sleeps (``/proc/<pid>/syscall``). The daemon's loop sleeps between its rounds, and inside
-   the retries of a failed call; it does not sleep while it waits for an answer, nor with a task in hand except in such retries. (A connection's state tells nothing: the agent keeps its connections open between calls.)
+   the retries of a failed call; it does not sleep while it waits for an answer, nor with a task in hand except in such retries.
+   (A connection's state tells nothing: the agent keeps its connections open between calls.)
 2. **The process tree**: no process that the agent has started lives, nor a container of its worker.
 3. **The server's queues**: no task of the pool's queues is ``queued`` without standing in a queue. An agent that has popped a
    task and not started it leaves exactly that, also when it sleeps in the retry of a failed start.

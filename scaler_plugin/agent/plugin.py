@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from scaler_plugin.agent.agent_slot import AgentSlot
 from scaler_plugin.agent.gated_pulls import wrap
@@ -40,6 +41,7 @@ class AgentSetup:
     docker_image: str | None
     cpu_only: bool
     state_dir: Path
+    freeze: bool = False  # no plugin: the sidecar freezes the stock agent instead
 
     @property
     def worker_id(self) -> str:
@@ -58,6 +60,8 @@ def run_agent(setup: AgentSetup, arguments: Sequence[str]) -> int:
             f"There is no slot {setup.slot}: this node has {setup.slots}, counted from 0. Give another --slot."
         )
     options = daemon_options(setup, arguments)
+    if setup.freeze:
+        become_stock_agent(setup, options)
     slot = AgentSlot(setup.state_dir, setup.slot, setup.worker_id, docker=_in_docker_mode(options))
     os.environ[SLOT_MARKER] = str(slot.directory)  # for every process that the agent starts
     os.environ["CLEARML_WORKER_ID"] = setup.worker_id
@@ -65,6 +69,15 @@ def run_agent(setup: AgentSetup, arguments: Sequence[str]) -> int:
     wrap(agent, slot)
     sys.argv = ["clearml-agent", "daemon", *options]
     return int(agent.main() or 0)
+
+
+def become_stock_agent(setup: AgentSetup, options: Sequence[str]) -> NoReturn:
+    """Replace this process by the stock daemon, known to the sidecar by its worker id (:mod:`scaler_plugin.agent.freeze`)."""
+    environment = {**os.environ, "CLEARML_WORKER_ID": setup.worker_id}
+    command = [sys.executable, "-m", "clearml_agent", "daemon", *options]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, environment)  # noqa: S606
 
 
 def refuse_options(arguments: Sequence[str]) -> None:

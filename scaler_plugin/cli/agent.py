@@ -42,6 +42,7 @@ def agent(
         docker_image=node.docker_image,
         cpu_only=node.cpu_only,
         state_dir=directory,
+        freeze=node.freeze,
     )
     use_clearml_conf(directory, os.environ)
     raise typer.Exit(run_agent(setup, context.args))

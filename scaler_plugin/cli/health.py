@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scaler_plugin.errors import HostError
+from scaler_plugin.errors import ConfigError, HostError
 
 
 def health(
@@ -16,6 +16,14 @@ def health(
             "--gate", help="Wait up to a minute until the machine is fit; if it isn't, end it, the reason on record."
         ),
     ] = False,
+    unfit: Annotated[
+        str | None,
+        typer.Option(
+            "--unfit",
+            help="With --gate: do not look; an earlier step of the boot has found this reason.",
+            metavar="REASON",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")] = False,
 ) -> None:
     """Say whether this machine is fit to take tasks: disk, docker, GPUs, and the pool's own checks.
@@ -39,8 +47,10 @@ def health(
     configure_logs(verbose)
     setup = read_setup(state_dir())
     if gate:
-        run_gate(setup, ShellHooks(), LocalHost())
+        run_gate(setup, ShellHooks(), LocalHost(), known_reason=unfit)
         return
+    if unfit is not None:
+        raise ConfigError("--unfit goes with --gate: it ends this machine for that reason.")
     reason = why_unfit(VitalSigns(equipment(setup)), health_policy(setup), ShellHooks(), check_environment(setup))
     if reason is not None:
         raise HostError(f"This machine is not fit: {reason}")

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")]
 
 
-def boot(verbose: VerboseOption = False) -> None:
+def boot(
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Pass the health gate as well, as `health --gate` does afterwards.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Set this instance up from its user-data: once per boot, before `run` and `agent`.
 
     Reads instance metadata (IMDSv2) and the cluster's configuration, writes `node.json` and, where the configuration has
@@ -34,7 +39,13 @@ def boot(verbose: VerboseOption = False) -> None:
     from scaler_plugin.observability.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(verbose)
-    boot_machine(ImdsMetadata(), state_dir())
+    setup = boot_machine(ImdsMetadata(), state_dir())
+    if gate:
+        from scaler_plugin.node.health_gate import run_gate  # noqa: PLC0415
+        from scaler_plugin.node.hooks import ShellHooks  # noqa: PLC0415
+        from scaler_plugin.node.host import LocalHost  # noqa: PLC0415
+
+        run_gate(setup, ShellHooks(), LocalHost())
 
 
 def run(

@@ -192,6 +192,12 @@ class PoolConfig(Section):
         description="A machine with less free disk space, in GiB, takes no further task and is replaced. `0`: never for that.",
         examples=[20],
     )
+    freeze_fallback: Annotated[bool, Switch()] = Field(
+        False,
+        description="`true`: agents run without the plugin, as they come from PyPI, and are frozen (SIGSTOP) and looked through before"
+        " their node ends. For versions that the plugin refuses; its limits are in [freeze](freeze.md).",
+        examples=[True],
+    )
     checks: tuple[CheckConfig, ...] = Field((), description="Health checks of your own. See [health](health.md).")
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
@@ -117,7 +118,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         Journal(store, keys, clock).record("cannot_lead", own, f"{own} was elected and cannot lead: {why}")
 
     host = LocalHost(vitals_watch(setup, clock))
-    ports = NodePorts(store, keys, _gates(setup, directory, clock), host, clock, fleet, server)
+    ports = NodePorts(store, keys, _gates(setup, directory, clock, server), host, clock, fleet, server)
     leading = Leading(settings, election, clock, leader, report_unfit)
     reasons = node_reasons(setup, directory, store, keys, registry, clock, settings, server)
     sidecar = Sidecar(
@@ -143,9 +144,13 @@ def _leader_ttl_s(follower: ConfigFollower[ConfigDigest]) -> int:
         return DEFAULT_LEADER_TTL_S
 
 
-def _gates(setup: NodeSetup, directory: Path, clock: SystemClock) -> Gates:
+def _gates(setup: NodeSetup, directory: Path, clock: SystemClock, server: Callable[[], TaskServer]) -> Gates:
     if setup.identity.role is not NodeRole.WORKER:
         return NoGates()
+    if setup.freeze:
+        from scaler_plugin.agent.freeze import FreezeGates  # noqa: PLC0415  (only pools that ask for it)
+
+        return FreezeGates(setup.worker_ids, setup.queues, server, clock, directory)
     return NodeSlots(directory, setup.slots, setup.worker_ids, clock)
 
 

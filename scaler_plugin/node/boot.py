@@ -80,6 +80,7 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
         docker_image=pool.docker_image,
         cpu_only=pool.cpu_only,
         gpus=expected_gpus(identity.instance_type),
+        freeze=pool.freeze_fallback,
     )
     write_setup(directory, setup)
     log.info("machine_set_up", instance=identity.instance_id, pool=pool.name, slots=setup.slots)

@@ -132,10 +132,12 @@ def check_environment(setup: NodeSetup) -> dict[str, str]:
     }
 
 
-def run_gate(setup: NodeSetup, hooks: Hooks, host: Host) -> None:
-    """Pass, or end this machine. Raises ``HostError`` with the reason when it isn't fit."""
-    policy, signs = health_policy(setup), VitalSigns(equipment(setup))
-    reason = wait_until_fit(lambda: why_unfit(signs, policy, hooks, check_environment(setup)))
+def run_gate(setup: NodeSetup, hooks: Hooks, host: Host, known_reason: str | None = None) -> None:
+    """Pass, or end this machine. Raises ``HostError`` with the reason when it isn't fit. ``known_reason``: found by somebody else."""
+    reason = known_reason
+    if reason is None:
+        policy, signs = health_policy(setup), VitalSigns(equipment(setup))
+        reason = wait_until_fit(lambda: why_unfit(signs, policy, hooks, check_environment(setup)))
     if reason is None:
         log.info("machine_fit", instance=setup.identity.instance_id)
         return

@@ -31,6 +31,7 @@ class NodeSetup:
     docker_image: str | None = None
     cpu_only: bool = False
     gpus: int = 0  # how many NVIDIA GPUs the machine has, as of its boot
+    freeze: bool = False  # agents run without the plugin
 
     @property
     def worker_ids(self) -> tuple[WorkerId, ...]:

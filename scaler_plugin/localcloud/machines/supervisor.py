@@ -101,7 +101,7 @@ class Supervisor:
         else:
             self._imds_url = self._imds.start()
             self._environment["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = self._imds_url
-            self._add_unit("boot", "boot", until_success=True)
+            self._add_unit("boot", "boot", "--gate", until_success=True)
         self._enter(Phase.RUNNING)
 
     def _add_unit(self, name: str, *arguments: str, until_success: bool = False) -> None:

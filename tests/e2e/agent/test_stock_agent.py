@@ -19,10 +19,12 @@ import requests
 from scaler_plugin.agent.freeze import FreezeGates
 from scaler_plugin.agent.stock_processes import is_stopped
 from scaler_plugin.clearml_server.api import ClearmlServer
-from scaler_plugin.core.model import QueueName, Slot, SlotState, WorkerId
+from scaler_plugin.config.connect import EtcdSettings
+from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole, PoolName, QueueName, Slot, SlotState
 from scaler_plugin.core.ports import TaskServer
 from scaler_plugin.errors import TaskServerUnavailable
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
+from scaler_plugin.node.setup import NodeSetup, write_setup
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -54,7 +56,12 @@ class StockNode:
         self._keys = (server.access_key, server.secret_key)
         name = os.urandom(4).hex()
         self.queue = QueueName(f"stock-{name}")
-        self.worker_id = WorkerId(f"test:cpu:t3.small:i-{name}:0")
+        identity = NodeIdentity("test", InstanceId(f"i-{name}"), NodeRole.WORKER, PoolName("cpu"), "t3.small")
+        setup = NodeSetup(
+            identity, EtcdSettings(("127.0.0.1:1",)), "scaler", queues=(self.queue,), cpu_only=True, freeze=True
+        )
+        write_setup(home / "state", setup)
+        (self.worker_id,) = setup.worker_ids
         self.call("queues.create", name=self.queue)
         self.server: TaskServer = ClearmlServer(
             api_host=server.url, access_key=server.access_key, secret_key=server.secret_key
@@ -68,7 +75,7 @@ class StockNode:
             "TMPDIR": str(home),
             "PYTHONPATH": str(folder),
             "PYTHONUNBUFFERED": "1",
-            "CLEARML_WORKER_ID": self.worker_id,
+            "SCALER_STATE_DIR": str(home / "state"),
             "CLEARML_CONFIG_FILE": str(home / "clearml.conf"),
             "CLEARML_AGENT_QUEUE_POLL_FREQ_SEC": "0.2",
             "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1",
@@ -76,7 +83,7 @@ class StockNode:
         (home / "clearml.conf").write_text("agent { disable_agent_update_check: true }\n")
 
     def new_gates(self) -> FreezeGates:
-        return FreezeGates([self.worker_id], [self.queue], lambda: self.server, WallClock(), self.home)
+        return FreezeGates([self.worker_id], [self.queue], lambda: self.server, WallClock(), self.home / "state")
 
     def call(self, endpoint: str, **request: Any) -> dict[str, Any]:
         answer = requests.post(f"{self.url}/{endpoint}", json=request, auth=self._keys, timeout=10)
@@ -107,7 +114,7 @@ class StockNode:
         return (self.home / "agent.log").read_text(errors="replace")
 
     def start_agent(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "clearml_agent", "daemon", "--foreground", "--cpu-only", "--queue", self.queue]
+        command = [sys.executable, "-m", "scaler_plugin", "agent"]
         with (self.home / "agent.log").open("ab") as log:
             self._agents.append(
                 subprocess.Popen(
@@ -212,7 +219,7 @@ def test_a_server_that_does_not_answer_leaves_the_agent_running(node: StockNode)
             raise TaskServerUnavailable("ClearML does not answer")
 
     agent = node.start_agent()
-    gates = FreezeGates([node.worker_id], [node.queue], Away, WallClock(), node.home)
+    gates = FreezeGates([node.worker_id], [node.queue], Away, WallClock(), node.home / "state")
     assert not gates.close()
     assert not is_stopped(agent.pid)
 
