@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
 from scaler_plugin.bootstrapping.ground import Ground, PoolGround
 from scaler_plugin.bootstrapping.template import render_template
+from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.node.assembly import UserDataWriter
-from scaler_plugin.config.connect import EtcdSettings
 
 CONFIG = """
 cluster: research
@@ -50,9 +52,8 @@ def config(text: str = CONFIG) -> ScalerConfig:
 
 
 def ground(of: ScalerConfig) -> Ground:
-    return Ground(
-        "vpc-0a1b2c3d4e5f60718", {pool.name: PoolGround(pool.subnets or ("subnet-2c3d4e5f607182930",), "/dev/sda1") for pool in of.pools}
-    )
+    where = {pool.name: PoolGround(pool.subnets or ("subnet-2c3d4e5f607182930",), "/dev/sda1") for pool in of.pools}
+    return Ground("vpc-0a1b2c3d4e5f60718", where)
 
 
 def probe_user_data(of: ScalerConfig) -> str:
@@ -67,8 +68,6 @@ def template(of: ScalerConfig | None = None) -> dict[str, Any]:
 
 def changed(**pool_settings: Any) -> ScalerConfig:
     """The configuration with its last pool changed."""
-    import yaml
-
     value = yaml.safe_load(CONFIG)
     value["pools"][-1].update(pool_settings)
     return parse_yaml(json.dumps(value), "test")

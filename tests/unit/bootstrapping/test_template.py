@@ -11,12 +11,13 @@ import pytest
 import yaml
 from cfnlint.api import lint
 from cfnlint.config import ManualArgs
-from .made_up import CONFIG, changed, config, ground, probe_user_data, template
 
 from scaler_plugin.bootstrapping.template import render_template, template_text
 from scaler_plugin.config.load import load_file, parse_yaml
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.errors import ConfigError
+
+from .made_up import CONFIG, changed, config, ground, probe_user_data, template
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,7 +68,11 @@ def launch_data(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["PoolGpuSpot", "PoolCpu", "ProbeTemplate"])
 def test_every_launch_template_wants_tokens_one_hop_encryption_and_ends_on_shutdown(name: str) -> None:
     data = launch_data(name)
-    assert data["MetadataOptions"] == {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+    assert data["MetadataOptions"] == {
+        "HttpEndpoint": "enabled",
+        "HttpTokens": "required",
+        "HttpPutResponseHopLimit": 1,
+    }
     assert data["InstanceInitiatedShutdownBehavior"] == "terminate"
     assert [device["Ebs"]["Encrypted"] for device in data["BlockDeviceMappings"]] == [True]
     for specification in data["TagSpecifications"]:
@@ -141,4 +146,8 @@ def test_the_sources_people_look_for_are_in_bootstrap() -> None:
     assert (ROOT / "bootstrap" / "stack.yaml").read_text() == (
         ROOT / "scaler_plugin" / "bootstrapping" / "stack.yaml"
     ).read_text()
-    assert {path.name for path in (ROOT / "bootstrap" / "policies").iterdir()} == {"launch.yaml", "node.yaml", "probe_schedule.yaml"}
+    assert {path.name for path in (ROOT / "bootstrap" / "policies").iterdir()} == {
+        "launch.yaml",
+        "node.yaml",
+        "probe_schedule.yaml",
+    }
