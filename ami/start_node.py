@@ -1,9 +1,9 @@
 #!/usr/bin/python3 -I
 """After ``scaler-sidecar boot``: check that this machine can do what its pool wants, then start its sidecar and agents.
 
-The health gate: tasks in containers need a docker that answers, and an instance with NVIDIA GPUs whose pool uses them a driver that
-lists them. A node that fails starts no agent, so it takes no task; the sentence is in the instance's console output, and the
-service manager runs this again.
+Tasks in containers need a docker that answers, and an instance with NVIDIA GPUs whose pool uses them a driver that lists them. Then
+the health gate of ``scaler-sidecar health`` looks at the rest, the pool's own checks too. A node that fails starts no agent, so it
+takes no task: the gate puts the sentence into etcd and ends the machine. The sentence is in the instance's console output as well.
 
 Standard library only. Runs as root, once per boot, from scaler-bootstrap.service.
 """
@@ -21,6 +21,8 @@ STATE_DIR = Path("/run/scaler-sidecar")
 DROP_IN = Path("/run/systemd/system/clearml-agent@.service.d/docker.conf")
 #: On stock images only: brings docker when the pool turns out to want it.
 INSTALL_DOCKER = Path("/usr/lib/scaler-sidecar/install-docker")
+
+HEALTH_GATE = ("/usr/local/bin/scaler-sidecar", "health", "--gate")
 
 #: The GPU driver may load after this unit, and docker takes some seconds to start: they get a minute before it counts as a failure.
 PATIENCE_S = 60.0
@@ -112,7 +114,10 @@ def main() -> int:
             check_gpus(node.docker)
     except Unfit as unfit:
         print(f"scaler-bootstrap: {unfit}", file=sys.stderr)
+        subprocess.run([*HEALTH_GATE, "--unfit", str(unfit)], check=False)
         return 1
+    if subprocess.run(HEALTH_GATE, check=False).returncode != 0:
+        return 1  # it has said why, and ends the machine
     start(node)
     return 0
 

@@ -194,8 +194,8 @@ class PoolConfig(Section):
     )
     freeze_fallback: Annotated[bool, Switch()] = Field(
         False,
-        description="`true`: agents run without the plugin, as they come from PyPI, and are frozen (SIGSTOP) and looked through before"
-        " their node ends. For versions that the plugin refuses; its limits are in [freeze](freeze.md).",
+        description="`true`: agents run without the plugin, as they come from PyPI, and are frozen (SIGSTOP) and looked through"
+        " before their node ends. For versions that the plugin refuses; its limits are in [freeze](freeze.md).",
         examples=[True],
     )
     checks: tuple[CheckConfig, ...] = Field((), description="Health checks of your own. See [health](health.md).")

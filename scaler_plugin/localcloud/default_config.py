@@ -49,7 +49,9 @@ def default_config(cluster: str = CLUSTER, times: DefaultTimes = DefaultTimes())
 def localised(config: ScalerConfig) -> ScalerConfig:
     """A user's configuration without its addresses and secrets: etcd, ClearML and EC2 are the local ones.
 
-    Images are the user's own; the EC2 double is told to have them.
+    Images are the user's own; the EC2 double is told to have them. The machines are processes of this host and have no GPU of their
+    own, whatever their type says.
     """
+    pools = tuple(pool.model_copy(update={"cpu_only": True}) for pool in config.pools)
     aws = AwsConfig(region=config.aws.region) if config.aws.region else AwsConfig()
-    return config.model_copy(update={"etcd": EtcdConfig(), "clearml": ClearmlConfig(), "aws": aws})
+    return config.model_copy(update={"etcd": EtcdConfig(), "clearml": ClearmlConfig(), "aws": aws, "pools": pools})

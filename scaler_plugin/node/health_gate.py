@@ -133,7 +133,7 @@ def check_environment(setup: NodeSetup) -> dict[str, str]:
 
 
 def run_gate(setup: NodeSetup, hooks: Hooks, host: Host, known_reason: str | None = None) -> None:
-    """Pass, or end this machine. Raises ``HostError`` with the reason when it isn't fit. ``known_reason``: found by somebody else."""
+    """Pass, or end this machine; ``known_reason`` is one that an earlier step has found. Raises ``HostError`` with the reason."""
     reason = known_reason
     if reason is None:
         policy, signs = health_policy(setup), VitalSigns(equipment(setup))
