@@ -27,6 +27,8 @@ T = TypeVar("T")
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 DEFAULT_PORT = 2379
+#: etcd elects a leader of its own within a second or two, and refuses everything at once meanwhile.
+ELECTION_PAUSE_S = 0.1
 
 _CHANNEL_OPTIONS = (
     # 10,000 nodes are more than gRPC's 4 MB.
@@ -228,6 +230,9 @@ class Connections:
                         continue
                     if not etcd_errors.outcome_unknown(error):
                         raise
+                    if repeatable and etcd_errors.electing(error) and time.monotonic() + ELECTION_PAUSE_S < deadline:
+                        time.sleep(ELECTION_PAUSE_S)
+                        continue
                     self.give_up(connection)
                     untried, tries = untried - 1, tries - 1
                     may_repeat = repeatable or not asked or etcd_errors.never_sent(error)

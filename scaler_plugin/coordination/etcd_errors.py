@@ -28,6 +28,14 @@ def never_sent(error: Any) -> bool:
     return bool(error.code() is _CODE.UNAVAILABLE and (error.details() or "").startswith("failed to connect"))
 
 
+def electing(error: Any) -> bool:
+    """True when a member that lives says that its cluster has no leader at the moment; every other member would say the same."""
+    return error.code() is _CODE.UNAVAILABLE and (error.details() or "") in (
+        "etcdserver: leader changed",
+        "etcdserver: no leader",
+    )
+
+
 def token_expired(error: Any) -> bool:
     """etcd's tokens live five minutes by default, and a simple token dies with the member's restart."""
     details = error.details() or ""

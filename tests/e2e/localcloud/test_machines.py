@@ -197,7 +197,7 @@ def test_a_pending_instance_gets_a_machine_that_ends_when_it_is_terminated(
 ) -> None:
     ec2.states["i-1"] = "pending"
     wait(lambda: any("agent-0" in report.units for report in layer.reports()))
-    assert ec2.states["i-1"] == "running"
+    wait(lambda: ec2.states["i-1"] == "running")
     ec2.states["i-1"] = "shutting-down"
 
     wait(lambda: ec2.states["i-1"] == "terminated")
@@ -222,6 +222,7 @@ def test_while_ec2_is_away_machines_go_on_and_are_reported_afterwards(
     ec2.states["i-1"] = "pending"
     ec2.states["i-2"] = "pending"
     wait(lambda: sum("agent-0" in report.units for report in layer.reports()) == 2)
+    wait(lambda: set(ec2.states.values()) == {"running"})
     ec2.away = True
     subprocess.run(["/bin/sh", "-c", f"echo poweroff 1<>{folder}/machines/i-1/power"], check=True)
     wait(lambda: [report.name for report in layer.reports()] == ["i-2"])
