@@ -1,0 +1,85 @@
+"""Users' scripts as real child processes: nothing they do holds the sidecar up or leaves anything behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from scaler_plugin.node.hooks import OUTPUT_TAIL_BYTES, ShellHooks
+from scaler_plugin.sidecar.ports import HookOutcome, HookRun
+
+
+def ended(run: HookRun) -> HookOutcome:
+    deadline = time.monotonic() + 20
+    while (outcome := run.poll()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return outcome
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_it_tells_how_a_script_ended_and_what_it_said() -> None:
+    outcome = ended(ShellHooks().start("echo out; echo err >&2; exit 7", {}))
+    assert outcome == HookOutcome(7, "out\nerr\n")
+
+
+def test_of_much_output_only_the_end_is_kept() -> None:
+    outcome = ended(ShellHooks().start("head -c 100000 /dev/zero | tr '\\0' x; echo end", {}))
+    assert len(outcome.output) == OUTPUT_TAIL_BYTES
+    assert outcome.output.endswith("xend\n")
+
+
+def test_a_script_sees_what_it_is_told_and_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLEARML_API_SECRET_KEY", "secret")
+    outcome = ended(ShellHooks().start("env", {"SCALER_TASK_ID": "abc"}))
+    assert "SCALER_TASK_ID=abc" in outcome.output.splitlines()
+    assert "secret" not in outcome.output
+
+
+def test_a_command_that_is_missing_is_an_exit_code_with_its_sentence() -> None:
+    outcome = ended(ShellHooks().start("/no/such/command", {}))
+    assert outcome.exit_code == 127
+    assert "/no/such/command" in outcome.output
+
+
+def test_a_script_that_cannot_be_started_has_ended() -> None:
+    outcome = ShellHooks().start("true", {"A": "\0"}).poll()
+    assert outcome is not None
+    assert outcome.exit_code is None
+
+
+def test_it_reads_no_input_of_ours() -> None:
+    assert ended(ShellHooks().start("cat; echo done", {})) == HookOutcome(0, "done\n")
+
+
+def test_killing_a_script_that_hangs_takes_everything_it_started_along(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    run = ShellHooks().start(f"trap '' TERM; sleep 1000 & echo $! > {child}.new; mv {child}.new {child}; wait", {})
+    deadline = time.monotonic() + 20
+    while not child.exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.01)
+    pid = int(child.read_text())
+    assert alive(pid)
+    run.kill()
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_script_that_leaves_a_child_behind_is_over_when_it_ends_itself() -> None:
+    run = ShellHooks().start("sleep 1000 & echo $!", {})
+    outcome = ended(run)
+    assert outcome.exit_code == 0
+    os.kill(int(outcome.output), 9)
