@@ -18,6 +18,7 @@ from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryStore
 from scaler_plugin.coordination.registry import Registry, read_nodes
 from scaler_plugin.coordination.store import Put
+from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import (
     InstanceId,
     LaunchId,
@@ -33,11 +34,15 @@ from scaler_plugin.core.model import (
 from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import CloudRefused, HostError, StoreError
 from scaler_plugin.leader.service import Leader
+from scaler_plugin.sidecar.checks import CheckRounds
+from scaler_plugin.sidecar.health import Health
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.ports import NodePorts
 from scaler_plugin.sidecar.service import STEP_S, Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 from scaler_plugin.simulation.clock import VirtualClock
+
+from .scripted_hooks import ScriptedHooks
 
 KEYS = Keys("/scaler", "c")
 POOL: dict[str, Any] = {
@@ -58,6 +63,10 @@ class SimpleHost:
         self.shutdowns: list[str] = []
         self.works = True
         self.cpu = 0.0
+        self.health = Vitals()
+
+    def vitals(self) -> Vitals:
+        return self.health
 
     def load(self) -> Load:
         return Load(self.cpu, 0.0)
@@ -87,6 +96,8 @@ class OneNode:
         self.store = world.etcd.client(instance_id)
         self.server = world.server.client(instance_id)
         self.unfit: list[str] = []
+        self.hooks = ScriptedHooks()
+        self.unusable_checks: list[str] = []
         self.start()
 
     @property
@@ -119,7 +130,11 @@ class OneNode:
             self.store, KEYS, self.gates, self.host, clock, lambda: self.world.fleet_port, lambda: self.server
         )
         self.leading = Leading(settings, self.election, clock, leader, self.unfit.append)
-        self.sidecar = Sidecar(self.identity, ports, settings, self.election, self.registry, self.leading, "test")
+        checks = CheckRounds(self.hooks, clock, {}, self.unusable_checks.append)
+        health = Health(self.host, settings, clock, checks)
+        self.sidecar = Sidecar(
+            self.identity, ports, settings, self.election, self.registry, self.leading, "test", concerns=(health,)
+        )
 
     def step(self) -> None:
         """What the machine's threads do in a second."""
