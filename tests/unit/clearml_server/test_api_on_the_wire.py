@@ -272,8 +272,11 @@ def state():
             logging.root.handlers[:], logging.root.level)
 before = state()
 ClearmlServer({script.url!r}, "KEY", "SECRET").workers()
-assert "clearml" in sys.modules
+assert "clearml.backend_api.session.session" in sys.modules
+assert "clearml.task" not in sys.modules, "only the session is needed"
 assert state() == before
+from clearml import Task
+assert Task.__module__ == "clearml.task", "whoever wants the whole SDK gets it"
 """
     env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "CLEARML_API_VERBOSE": "1", "CLEARML_CONFIG_VERBOSE": "1"}
     env |= {"CLEARML_API_EXTRA_RETRY_CODES": "500"}
