@@ -337,6 +337,37 @@ def test_a_killed_sidecar_leaves_the_gate_open_and_its_successor_can_close_it(ma
     assert successor.close()
 
 
+def test_a_sealed_gate_stays_closed_for_agents_when_the_sidecar_that_sealed_it_dies(make_machine: MakeMachine) -> None:
+    machine = make_machine(2)
+    agents, sidecar = [machine.agent(0), machine.agent(1)], machine.sidecar()
+    for agent in agents:
+        poll_empty(agent)
+    assert sidecar.close()
+    assert not sidecar.sealed()
+    sidecar.seal()
+    machine.kill_sidecar(sidecar)
+    successor = machine.sidecar()
+    assert successor.sealed()
+    assert [agent.try_enter_pull() for agent in agents] == [False, False]
+    assert successor.close()
+    successor.open()
+    assert [agent.try_enter_pull() for agent in agents] == [False, False]
+
+
+def test_a_node_is_idle_only_when_every_slot_is(make_machine: MakeMachine) -> None:
+    machine = make_machine(3)
+    agents, sidecar = [machine.agent(slot) for slot in range(3)], machine.sidecar()
+    for agent in agents:
+        poll_empty(agent)
+    pull(agents[1])
+    assert sidecar.close(), "a running task does not hold the gate"
+    assert [slot.state for slot in sidecar.slots()] == [SlotState.IDLE, SlotState.BUSY, SlotState.IDLE]
+    sidecar.open()
+    agents[1].task_ended()
+    wait_for_state(sidecar, SlotState.IDLE)
+    assert [slot.state for slot in sidecar.slots()] == [SlotState.IDLE] * 3
+
+
 def test_two_sidecars_cannot_both_hold_the_gate(machine: Machine) -> None:
     first, second = machine.sidecar(), machine.sidecar()
     assert first.close()
