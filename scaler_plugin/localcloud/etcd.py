@@ -84,10 +84,12 @@ class EtcdProcess:
         port: int = 0,
         *,
         name: str = "etcd",
+        host: str = "127.0.0.1",
         tls: EtcdTls | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self._host = host
         self._temporary = data_dir is None
         self._folder = Path(tempfile.mkdtemp(prefix="scaler-etcd-")) if data_dir is None else data_dir
         self._any_port = port == 0
@@ -103,11 +105,11 @@ class EtcdProcess:
 
     @property
     def endpoint(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"http://{self._host}:{self.peer_port}"
 
     @property
     def pid(self) -> int:
@@ -257,6 +259,10 @@ class EtcdProcess:
         self.launch()
         self.wait_ready()
         return self.endpoint
+
+    def wipe(self) -> None:
+        """Lose all data. Only for one that does not run."""
+        shutil.rmtree(self._folder / "data", ignore_errors=True)
 
     def remove(self) -> None:
         """Stop it, and delete the data if they lie in a folder made here."""

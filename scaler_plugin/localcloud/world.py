@@ -26,6 +26,7 @@ from scaler_plugin.localcloud.default_config import REGION, default_config
 from scaler_plugin.localcloud.ec2 import Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess, etcd_binary
 from scaler_plugin.localcloud.interruption import Interruption
+from scaler_plugin.localcloud.machines.ground import NamespaceGround
 from scaler_plugin.localcloud.machines.instances import ApiInstances, DoubleInstances, Instances
 from scaler_plugin.localcloud.machines.layer import Machines
 from scaler_plugin.localcloud.machines.process import MachineProcess
@@ -42,7 +43,11 @@ STANDBY_STOP_S = 15.0
 
 @dataclass(frozen=True)
 class WorldOptions:
-    """``etcd``, ``clearml_host`` and ``ec2_endpoint`` name real parts to use instead of embedded ones; ports of 0 are free ones."""
+    """``etcd``, ``clearml_host`` and ``ec2_endpoint`` name real parts to use instead of embedded ones; ports of 0 are free ones.
+
+    For tests: ``ground`` gives machines and servers addresses of their own, ``faults`` lets faults be injected into ClearML, and
+    ``steady`` machines restart what is killed without growing pauses.
+    """
 
     config: ScalerConfig = field(default_factory=default_config)
     boot_delay_s: float = 2.0
@@ -53,6 +58,10 @@ class WorldOptions:
     ec2_port: int = 0
     clearml_port: int = 0
     keep_folder: bool = False
+    etcd_members: int = 1
+    ground: NamespaceGround | None = None
+    faults: bool = False
+    steady: bool = False
 
 
 class World:
@@ -65,7 +74,7 @@ class World:
         self._interruption = interruption
         self._caller = dict(caller)
         self._exit = ExitStack()
-        self._etcd: EtcdProcess | None = None
+        self.etcd: tuple[EtcdProcess, ...] = ()
         self._ec2: Ec2DoubleProcess | None = None
         self._clearml: ClearmlApiProcess | None = None
         self.machines: Machines | None = None
@@ -90,9 +99,9 @@ class World:
     @property
     def address(self) -> ClusterAddress:
         """How the cluster's etcd is reached from here."""
-        own = self._etcd.endpoint.removeprefix("http://") if self._etcd else self.options.etcd
+        own = ",".join(member.endpoint.removeprefix("http://") for member in self.etcd) or self.options.etcd
         address = find_cluster(
-            {} if self._etcd else self._caller, etcd=own, cluster=self.config.cluster, config=self.config
+            {} if self.etcd else self._caller, etcd=own, cluster=self.config.cluster, config=self.config
         )
         return replace(address, prefix=self.config.prefix)
 
@@ -136,14 +145,23 @@ class World:
             "SCALER_STATE_DIR": str(self.folder / "client"),
         }
 
-    def start_standby(self, restart_after_s: float | None = None) -> MachineProcess:
+    def start_standby(self, restart_after_s: float | None = None, name: str = "standby") -> MachineProcess:
         """A machine that only runs ``scaler-sidecar run --standby``; it is stopped with the world."""
         settings = {name: value for name, value in self._caller.items() if name.startswith("SCALER_ETCD_")}
-        cloud = {**({} if self._etcd else settings), **self.exports()}
+        cloud = {**({} if self.etcd else settings), **self.exports(), **self._direct()}
         del cloud["SCALER_STATE_DIR"]  # the machine has its own
+        path, ground = self.folder / name, self.options.ground
         machine = MachineProcess(
-            self.folder / "standby", self._caller, cloud, standby=True, restart_after_s=restart_after_s
+            path,
+            self._caller,
+            cloud,
+            standby=True,
+            restart_after_s=restart_after_s,
+            steady=self.options.steady,
+            ground=ground.settle(path) if ground else (),
         )
+        if ground is not None:
+            self._exit.callback(ground.vacate, path)
         self._exit.callback(stop_standby, machine)
         return machine
 
@@ -163,7 +181,9 @@ class World:
         self.parts = PartKeeper(parts)
         self.parts.start()
         self._exit.callback(self.parts.stop)
-        self._push_config()
+        self.push_config()
+        if not self.etcd:
+            self._exit.callback(self._empty_etcd)
         self._interruption.check()
         self._start_machines()
 
@@ -188,14 +208,17 @@ class World:
     def _make_parts(self) -> tuple[Part, ...]:
         parts = []
         if not self.options.etcd:
-            etcd = self._etcd = EtcdProcess(self.folder / "etcd", self.options.etcd_port)
-            parts.append(Part(ETCD, etcd.start, etcd.restart, etcd.stop, etcd.kill, lambda: etcd.running))
+            parts += self._make_etcd()
         if not self.options.ec2_endpoint:
             images = [pool.ami for pool in self.config.pools]
-            ec2 = self._ec2 = Ec2DoubleProcess(self.folder / "ec2", self.options.ec2_port, images=images)
+            ec2 = self._ec2 = Ec2DoubleProcess(
+                self.folder / "ec2", self.options.ec2_port, images=images, host=self._host(EC2)
+            )
             parts.append(Part(EC2, ec2.start, ec2.restart, ec2.stop, ec2.kill, lambda: ec2.running))
         if not self.options.clearml_host:
-            clearml = self._clearml = ClearmlApiProcess(self.folder / "clearml", self.options.clearml_port)
+            clearml = self._clearml = ClearmlApiProcess(
+                self.folder / "clearml", self.options.clearml_port, self.options.faults, host=self._host(CLEARML)
+            )
             parts.append(
                 Part(
                     CLEARML, clearml.start, clearml.restart, clearml.stop, clearml.kill, lambda: clearml.pid is not None
@@ -203,14 +226,46 @@ class World:
             )
         return tuple(parts)
 
-    def _push_config(self) -> None:
+    def _make_etcd(self) -> list[Part]:
+        folder, port, size = self.folder / "etcd", self.options.etcd_port, self.options.etcd_members
+        if size == 1:
+            etcd = EtcdProcess(folder, port, host=self._host(ETCD))
+            self.etcd = (etcd,)
+            return [Part(ETCD, etcd.start, etcd.restart, etcd.stop, etcd.kill, lambda: etcd.running)]
+        names = [f"{ETCD}-{number}" for number in range(size)]
+        self.etcd = tuple(EtcdProcess(folder / name, name=name, host=self._host(name)) for name in names)
+        return [self._member(member) for member in self.etcd]
+
+    def _member(self, member: EtcdProcess) -> Part:
+        """One of several: it answers only when others do, so nobody waits for a single one that is started again."""
+
+        def start() -> None:
+            member.launch(self.etcd)
+            member.wait_ready()
+
+        def restart() -> None:
+            member.launch(self.etcd)
+
+        return Part(member.name, start, restart, member.stop, member.kill, lambda: member.running)
+
+    def _host(self, part: str) -> str:
+        return self.options.ground.server_address(part) if self.options.ground else "127.0.0.1"
+
+    def _direct(self) -> dict[str, str]:
+        """What keeps a proxy in the environment away from servers that are not on loopback."""
+        if self.options.ground is None:
+            return {}
+        servers = self.options.ground.server_addresses
+        direct = ",".join(filter(None, (self._caller.get("NO_PROXY"), "127.0.0.1,localhost", *servers)))
+        return {"NO_PROXY": direct, "no_proxy": direct}
+
+    def push_config(self, config: ScalerConfig | None = None) -> None:
+        """Publish the world's configuration, or another one for the same cluster."""
         store = self.open_store()
         try:
-            push_config(store, self.keys, self.config)
+            push_config(store, self.keys, config or self.config)
         finally:
             store.close()
-        if self._etcd is None:
-            self._exit.callback(self._empty_etcd)
 
     def _empty_etcd(self) -> None:
         """Take the cluster's keys out of an etcd that goes on without us."""
@@ -227,7 +282,13 @@ class World:
         instances = self._instances()
         if instances is not None:
             self.machines = Machines(
-                instances, self.folder / "machines", self._caller, self._cloud_in, self.options.boot_delay_s
+                instances,
+                self.folder / "machines",
+                self._caller,
+                self._cloud_in,
+                self.options.boot_delay_s,
+                ground=self.options.ground,
+                steady=self.options.steady,
             )
             self.machines.start()
             self._exit.callback(self.machines.stop)
@@ -260,7 +321,7 @@ class World:
         return session.client("ec2", endpoint_url=environment["AWS_ENDPOINT_URL_EC2"], config=settings)
 
     def _cloud_in(self, region: str) -> dict[str, str]:
-        return {**self.clearml_environment(), **self.aws_environment(), "AWS_DEFAULT_REGION": region}
+        return {**self.clearml_environment(), **self.aws_environment(), **self._direct(), "AWS_DEFAULT_REGION": region}
 
 
 def stop_standby(machine: MachineProcess) -> None:

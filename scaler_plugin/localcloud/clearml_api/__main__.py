@@ -1,6 +1,6 @@
 """``python -m scaler_plugin.localcloud.clearml_api``: serve until SIGTERM, SIGINT, or the end of standard input if asked.
 
-Prints ``READY http://127.0.0.1:PORT`` once it serves, and nothing else on standard output.
+Prints ``READY http://HOST:PORT`` once it serves, and nothing else on standard output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _arguments() -> argparse.Namespace:
         description="A ClearML API server on loopback. The key pair that is let in comes from CLEARML_API_ACCESS_KEY "
         f"and CLEARML_API_SECRET_KEY in the environment (default: {DEFAULT_KEY}, {DEFAULT_KEY}).",
     )
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 picks a free one (default)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free one (default)")
     parser.add_argument("--state", type=Path, required=True, help="the file that keeps everything")
     parser.add_argument("--faults", action="store_true", help="allow faults to be injected at /_faults")
     parser.add_argument(
@@ -55,9 +56,10 @@ def main() -> int:
     secret_key = os.environ.get("CLEARML_API_SECRET_KEY") or DEFAULT_KEY
     dispatcher = Dispatcher(state, Credentials(access_key, secret_key, state.token_key))
     try:
-        server = ClearmlApiServer(arguments.port, dispatcher, Faults() if arguments.faults else None)
+        faults = Faults() if arguments.faults else None
+        server = ClearmlApiServer(arguments.port, dispatcher, faults, arguments.host)
     except OSError as error:
-        print(f"Port {arguments.port} on 127.0.0.1 cannot be used: {error.strerror}.", file=sys.stderr)
+        print(f"Port {arguments.port} on {arguments.host} cannot be used: {error.strerror}.", file=sys.stderr)
         return 1
     watchdog = Watchdog(dispatcher.new_call, arguments.watchdog_silent_s)
 

@@ -35,9 +35,11 @@ class ClearmlApiProcess:
         watchdog_silent_s: float | None = None,
         access_key: str | None = None,
         secret_key: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._state_dir = Path(state_dir)
         self._port = port
+        self._host = host
         self._faults = faults
         self._watchdog_silent_s = watchdog_silent_s
         self.access_key = access_key or secrets.token_hex(8)
@@ -69,7 +71,14 @@ class ClearmlApiProcess:
         """Start the child, wait until it serves, return its URL."""
         self._state_dir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "scaler_plugin.localcloud.clearml_api", "--while-stdin-open"]
-        command += ["--port", str(self._port), "--state", str(self._state_dir / "clearml-api.sqlite")]
+        command += [
+            "--host",
+            self._host,
+            "--port",
+            str(self._port),
+            "--state",
+            str(self._state_dir / "clearml-api.sqlite"),
+        ]
         if self._faults:
             command.append("--faults")
         if self._watchdog_silent_s is not None:

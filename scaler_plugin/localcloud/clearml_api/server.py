@@ -1,4 +1,4 @@
-"""The HTTP server: loopback only, one thread per connection, connections stay open.
+"""The HTTP server: on loopback unless told otherwise, one thread per connection, connections stay open.
 
 Built on the standard library's server because faults need the socket itself (hang, drop, answer after the effect) and
 because the routing is one pattern; a web framework would add only its start-up time.
@@ -29,8 +29,8 @@ class ClearmlApiServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, dispatcher: Dispatcher, faults: Faults | None) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+    def __init__(self, port: int, dispatcher: Dispatcher, faults: Faults | None, host: str = "127.0.0.1") -> None:
+        super().__init__((host, port), _Handler)
         self.dispatcher = dispatcher
         self.faults = faults
         self.journal: deque[Document] = deque(maxlen=JOURNAL_LENGTH)
@@ -40,7 +40,7 @@ class ClearmlApiServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where it serves."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
 
     def note(self, method: str, request: Request, answer: Answer, began: float, fault: Fault | None) -> None:
         """Write a line of the journal."""
@@ -54,6 +54,7 @@ class ClearmlApiServer(ThreadingHTTPServer):
                 "action": request.action or request.path,
                 "worker": answer.worker or None,
                 "task": answer.task or None,
+                "address": request.address,
                 "status": answer.status,
             }
             if fault:

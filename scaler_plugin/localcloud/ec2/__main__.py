@@ -1,6 +1,6 @@
 """The double as a process: ``python -m scaler_plugin.localcloud.ec2 --port N --state DIR``.
 
-Prints ``READY http://127.0.0.1:PORT`` once it answers. Ends on SIGTERM and SIGINT, and with ``--until-eof`` also when its
+Prints ``READY http://HOST:PORT`` once it answers. Ends on SIGTERM and SIGINT, and with ``--until-eof`` also when its
 standard input is closed, which the kernel does when the parent dies, however it dies.
 """
 
@@ -19,6 +19,7 @@ from werkzeug.serving import make_server
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scaler_plugin.localcloud.ec2", description="EC2 on loopback")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--state", type=Path, required=True, help="folder that outlives this process")
     parser.add_argument("--boot-after", type=float, metavar="S", help="pending → running by itself after S seconds")
     parser.add_argument(
@@ -42,9 +43,9 @@ def main() -> int:
     double = Ec2Double(
         options.state, boot_after_s=options.boot_after, end_after_s=options.end_after, images=options.image
     )
-    server = make_server("127.0.0.1", options.port, double, threaded=True, request_handler=RequestHandler)
+    server = make_server(options.host, options.port, double, threaded=True, request_handler=RequestHandler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
-    print(f"READY http://127.0.0.1:{server.port}", flush=True)
+    print(f"READY http://{options.host}:{server.port}", flush=True)
     ended.wait()
     server.shutdown()
     double.close()

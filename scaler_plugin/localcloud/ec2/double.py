@@ -90,7 +90,7 @@ class Ec2Double:
         if environ.get("PATH_INFO", "").startswith("/_"):
             answer: Answer | None = self._control.answer(environ)
         else:
-            answer = self._answer(Call.from_environ(environ))
+            answer = self._answer(Call.from_environ(environ), environ.get("REMOTE_ADDR", ""))
         if answer is None:
             # The server then fails to write its headers and gives the connection up, as seen from a client a cut line.
             with suppress(OSError):
@@ -131,7 +131,7 @@ class Ec2Double:
     def write_console(self, instance_id: str, text: bytes) -> None:
         (self._consoles / instance_id).write_bytes(text[-CONSOLE_LIMIT:])
 
-    def _answer(self, call: Call) -> Answer | None:
+    def _answer(self, call: Call, address: str) -> Answer | None:
         """The answer, or ``None`` for a connection that is to be cut."""
         fault = self.faults.take(call.action, self._traits(call), self._clock())
         answer: Answer | None = None
@@ -140,7 +140,7 @@ class Ec2Double:
         elif fault is None or fault.kind is not Kind.HANG:
             with self._lock:
                 answer = self._perform(call, fault, self._clock())
-        self._note(call, answer, fault)
+        self._note(call, address, answer, fault)
         if fault is not None and fault.kind in (Kind.HANG, Kind.DROP_AFTER):
             self._closing.wait(fault.hang_s)
             return None
@@ -238,11 +238,12 @@ class Ec2Double:
                 self._count = record["n"] - 1
                 self._change(Call.from_json(record["call"]), record["at"], record["available"])
 
-    def _note(self, call: Call, answer: Answer | None, fault: Fault | None) -> None:
+    def _note(self, call: Call, address: str, answer: Answer | None, fault: Fault | None) -> None:
         parameters = {k: v for k, v in call.params.items() if k not in ("Action", "Version")}
         entry = {
             "time": self._clock(),
             "action": call.action,
+            "address": address,
             "region": call.region,
             "parameters": parameters,
             "status": answer.status if answer else None,

@@ -32,16 +32,18 @@ class Ec2DoubleProcess:
         boot_after_s: float | None = None,
         end_after_s: float | None = None,
         images: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
         self._state_dir = state_dir
         self._port = port
+        self._host = host
         self._delays = {"--boot-after": boot_after_s, "--end-after": end_after_s}
         self._images = tuple(images)
         self._process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
@@ -54,7 +56,7 @@ class Ec2DoubleProcess:
     def start(self) -> str:
         """Start the process, wait until it answers, and return its URL."""
         command = [sys.executable, "-m", "scaler_plugin.localcloud.ec2", "--until-eof"]
-        command += ["--port", str(self._port), "--state", str(self._state_dir)]
+        command += ["--host", self._host, "--port", str(self._port), "--state", str(self._state_dir)]
         for option, seconds in self._delays.items():
             command += [] if seconds is None else [option, str(seconds)]
         command += [f"--image={image}" for image in self._images]

@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--boot-delay", type=float, default=0.0, metavar="S", help="how long it stays pending")
     parser.add_argument("--standby", action="store_true", help="run only a standby sidecar")
     parser.add_argument("--restart-after", type=float, default=RESTART_AFTER_S, metavar="S")
+    parser.add_argument("--steady", action="store_true", help="the pause before a restart does not grow")
     options = parser.parse_args()
     Supervisor(
         MachineFolder(options.folder),
@@ -25,6 +26,7 @@ def main() -> None:
         options.boot_delay,
         options.standby,
         options.restart_after,
+        options.steady,
     ).live()
 
 

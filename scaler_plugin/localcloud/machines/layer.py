@@ -18,6 +18,7 @@ from scaler_plugin.core.model import InstanceId
 from scaler_plugin.errors import HostError
 from scaler_plugin.localcloud.imds import write_facts
 from scaler_plugin.localcloud.machines.folder import MachineReport, Phase
+from scaler_plugin.localcloud.machines.ground import Ground
 from scaler_plugin.localcloud.machines.instances import Ec2Away, Instances, WantedInstance
 from scaler_plugin.localcloud.machines.process import MachineProcess
 
@@ -51,6 +52,8 @@ class Machines:
         cloud: Callable[[str], Mapping[str, str]],
         boot_delay_s: float = 2.0,
         program: Sequence[str] = (),
+        ground: Ground | None = None,
+        steady: bool = False,
     ) -> None:
         """``cloud`` gives the environment by which a machine in this region finds EC2 and ClearML; ``program`` stands in for
         ``scaler-sidecar``."""
@@ -60,6 +63,8 @@ class Machines:
         self._cloud = cloud
         self._boot_delay_s = boot_delay_s
         self._program = program
+        self._ground = ground
+        self._steady = steady
         self._machines: dict[str, _Machine] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -81,6 +86,8 @@ class Machines:
             process.cut_power()
         for process in machines:
             process.wait_off()
+            if self._ground is not None:
+                self._ground.vacate(process.folder.path)
 
     def reports(self) -> tuple[MachineReport, ...]:
         """The machines that are on."""
@@ -143,6 +150,8 @@ class Machines:
             self._cloud(instance.region),
             boot_delay_s=self._boot_delay_s,
             program=self._program,
+            steady=self._steady,
+            ground=() if self._ground is None else self._ground.settle(path),
         )
         with self._lock:
             self._machines[instance.instance_id] = _Machine(process)
@@ -162,6 +171,8 @@ class Machines:
         self._show_console(instance_id, machine, now=off)
         if off:
             machine.process.clear()
+            if self._ground is not None:
+                self._ground.vacate(machine.process.folder.path)
             self._instances.ended(instance_id, lost_power=phase is not Phase.ENDED)
             with self._lock:
                 del self._machines[instance_id]

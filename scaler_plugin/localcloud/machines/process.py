@@ -30,13 +30,19 @@ class MachineProcess:
         standby: bool = False,
         restart_after_s: float | None = None,
         program: Sequence[str] = (),
+        steady: bool = False,
+        ground: Sequence[str] = (),
     ) -> None:
-        """``program`` stands in for this installation's ``scaler-sidecar``."""
+        """``program`` stands in for this installation's ``scaler-sidecar``; ``ground`` comes before the supervisor's command.
+
+        On a ``steady`` machine the pause before a restart does not grow.
+        """
         self.folder = MachineFolder(path)
         self.folder.make()
-        command = [sys.executable, "-m", "scaler_plugin.localcloud.machines", str(path)]
+        command = [*ground, sys.executable, "-m", "scaler_plugin.localcloud.machines", str(path)]
         command += [f"--program={word}" for word in program or sidecar_program()]
         command += ["--boot-delay", str(boot_delay_s), *(["--standby"] if standby else [])]
+        command += ["--steady"] if steady else []
         command += [] if restart_after_s is None else ["--restart-after", str(restart_after_s)]
         with self.folder.console.open("ab") as console:
             self._process = subprocess.Popen(

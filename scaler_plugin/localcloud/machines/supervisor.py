@@ -20,7 +20,7 @@ from functools import partial
 from scaler_plugin.localcloud.imds import ImdsServer
 from scaler_plugin.localcloud.machines.folder import SIDECAR, MachineFolder, MachineReport, Phase
 from scaler_plugin.localcloud.machines.process_tree import become_subreaper, kill_descendants
-from scaler_plugin.localcloud.machines.unit import Unit
+from scaler_plugin.localcloud.machines.unit import LONGEST_PAUSE_S, Unit
 
 #: systemd's default is 90 s; agents and sidecars need one or two, and whoever terminates an instance waits for it.
 STOP_GRACE_S = 8.0
@@ -46,12 +46,14 @@ class Supervisor:
         boot_delay_s: float = 0.0,
         standby: bool = False,
         restart_after_s: float = RESTART_AFTER_S,
+        steady: bool = False,
     ) -> None:
         self._folder = folder
         self._program = program
         self._boot_delay_s = boot_delay_s
         self._standby = standby
         self._restart_after_s = restart_after_s
+        self._longest_pause_s = restart_after_s if steady else LONGEST_PAUSE_S
         self._environment = dict(os.environ)
         self._units: list[Unit] = []
         self._restarting = True
@@ -106,7 +108,8 @@ class Supervisor:
 
     def _add_unit(self, name: str, *arguments: str, until_success: bool = False) -> None:
         command = (*self._program, *arguments)
-        self._units.append(Unit(name, command, self._environment, self._restart_after_s, until_success))
+        pauses = self._restart_after_s, self._longest_pause_s
+        self._units.append(Unit(name, command, self._environment, *pauses, until_success))
 
     def _start_services(self) -> None:
         """What the units that wait for the boot unit do: one sidecar, one agent a slot."""

@@ -18,12 +18,16 @@ WELL_AFTER_S = 20.0
 
 @dataclass
 class Unit:
-    """``restart_after_s`` is the pause before a restart. With ``until_success`` a good end is the last."""
+    """``restart_after_s`` is the pause before a restart, which doubles up to ``longest_pause_s``.
+
+    With ``until_success`` a good end is the last.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     restart_after_s: float
+    longest_pause_s: float = LONGEST_PAUSE_S
     until_success: bool = False
     pid: int | None = None
     start_at: float | None = 0.0  # on the monotonic clock; None: not to be started
@@ -55,7 +59,7 @@ class Unit:
             self.done = True
         elif restart:
             well = now - self._started_at >= WELL_AFTER_S
-            longer = min(2 * self._pause_s, max(LONGEST_PAUSE_S, self.restart_after_s))
+            longer = min(2 * self._pause_s, max(self.longest_pause_s, self.restart_after_s))
             self._pause_s = self.restart_after_s if well else max(longer, self.restart_after_s)
             self.start_at = now + self._pause_s
 
