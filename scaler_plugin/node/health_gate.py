@@ -59,7 +59,7 @@ def why_unfit(signs: VitalSigns, policy: HealthPolicy, hooks: Hooks, environment
     return None
 
 
-def wait_until_fit(look: Callable[[], str | None], patience_s: float = PATIENCE_S) -> str | None:
+def wait_until_fit(look: Callable[[], str | None], patience_s: float) -> str | None:
     """Look again and again until all is well (``None``) or the time is over (the last reason)."""
     deadline = time.monotonic() + patience_s
     while (reason := look()) is not None and time.monotonic() < deadline:
@@ -132,12 +132,14 @@ def check_environment(setup: NodeSetup) -> dict[str, str]:
     }
 
 
-def run_gate(setup: NodeSetup, hooks: Hooks, host: Host, known_reason: str | None = None) -> None:
+def run_gate(
+    setup: NodeSetup, hooks: Hooks, host: Host, known_reason: str | None = None, patience_s: float = PATIENCE_S
+) -> None:
     """Pass, or end this machine; ``known_reason`` is one that an earlier step has found. Raises ``HostError`` with the reason."""
     reason = known_reason
     if reason is None:
         policy, signs = health_policy(setup), VitalSigns(equipment(setup))
-        reason = wait_until_fit(lambda: why_unfit(signs, policy, hooks, check_environment(setup)))
+        reason = wait_until_fit(lambda: why_unfit(signs, policy, hooks, check_environment(setup)), patience_s)
     if reason is None:
         log.info("machine_fit", instance=setup.identity.instance_id)
         return
