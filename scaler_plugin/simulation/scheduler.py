@@ -71,6 +71,12 @@ class Scheduler:
         """Whether the caller is a thread of this world, which may sleep; the world's own code may not."""
         return getcurrent() in self._threads
 
+    @property
+    def process(self) -> SimProcess | None:
+        """The process of the thread that calls; ``None`` for the world's own code."""
+        thread = self._threads.get(getcurrent())
+        return thread.process if thread is not None else None
+
     def next_due(self) -> float | None:
         """When (monotonic) the next thread or action is due."""
         return self._queue[0][0] if self._queue else None

@@ -16,7 +16,7 @@ from scaler_plugin.coordination.memory_store import MemoryClient
 from scaler_plugin.coordination.store import Comparison, Entry, LeaseId, Transaction, Watch, Write
 from scaler_plugin.core.model import Instance, InstanceId, LaunchId, LaunchRequest
 from scaler_plugin.errors import CloudUnavailable
-from scaler_plugin.simulation.scheduler import Scheduler
+from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
 
 Answer = TypeVar("Answer")
 
@@ -129,22 +129,22 @@ class SlowTaskClient(MemoryTaskClient):
 
 
 class SimLock:
-    """A lock whose waiter sleeps on the virtual clock."""
+    """A lock whose waiter sleeps on the virtual clock. A process that is killed holds none any more."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._held = False
+        self._holder: SimProcess | None = None
 
     def acquire(self, blocking: bool = True) -> bool:
-        while self._held:
+        while self._holder is not None and self._holder.alive:
             if not blocking or not self._scheduler.in_thread:
                 return False
             self._scheduler.sleep(0.01)
-        self._held = True
+        self._holder = self._scheduler.process or SimProcess("the world")
         return True
 
     def release(self) -> None:
-        self._held = False
+        self._holder = None
 
     def __enter__(self) -> bool:
         return self.acquire()
