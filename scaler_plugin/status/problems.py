@@ -28,6 +28,7 @@ _ADVICE = {
         "The end of its console output says how far it came. Usual causes: the image has no scaler-sidecar, "
         "the init script failed, or etcd cannot be reached from the subnet."
     ),
+    "check_failed": "Correct the check in the pool's configuration; until then it says nothing about the machines.",
     "launch_refused": "The pool tries again after its pause; if the same comes back, do what the message says.",
 }
 _ANY_FAILURE = "If it comes back, look at the leader's log: journalctl -u scaler-sidecar."

@@ -15,7 +15,6 @@ from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.core.health import DiskSpace, HealthCheck, HealthPolicy, Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole, PoolName
 from scaler_plugin.errors import HostError
-from scaler_plugin.node import health_gate
 from scaler_plugin.node.health_gate import check_environment, evidence, health_policy, run_gate, why_unfit
 from scaler_plugin.node.hooks import ShellHooks
 from scaler_plugin.node.setup import NodeSetup
@@ -112,14 +111,14 @@ def test_a_machine_that_becomes_fit_in_time_passes(
 ) -> None:
     mark = tmp_path / "mark"
     publish(etcd, mark)
-    monkeypatch.setattr(health_gate.time, "sleep", lambda _s: mark.touch())
+    monkeypatch.setattr("scaler_plugin.node.health_gate.time.sleep", lambda _s: mark.touch())
     run_gate(SETUP, ShellHooks(), host := Host())
     assert host.shutdowns == []
 
 
 def test_a_machine_that_cannot_reach_etcd_ends_itself_all_the_same(etcd: MemoryStore, tmp_path: Path) -> None:
     publish(etcd, tmp_path)
-    etcd.client("i-1").cut = Cut.BEFORE_EFFECT
+    etcd.client("i-1").partition(Cut.BEFORE_EFFECT)
     host = Host()
     with pytest.raises(HostError, match="no toolkit"):
         run_gate(SETUP, ShellHooks(), host, known_reason="There is no toolkit.", patience_s=0)
