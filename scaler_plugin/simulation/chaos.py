@@ -23,9 +23,9 @@ import structlog
 
 from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.core.model import QueueName
-from scaler_plugin.simulation.faults import Fault, random_faults, schedule
+from scaler_plugin.simulation.faults import Fault, Kind, random_faults, schedule
 from scaler_plugin.simulation.invariants import InvariantBroken, Watch, check_end
-from scaler_plugin.simulation.workload import bursts
+from scaler_plugin.simulation.workload import Arrival, bursts
 from scaler_plugin.simulation.world import World
 
 CONFIG = """
@@ -59,6 +59,16 @@ ACTIVE_S = 2 * 3600.0
 #: … and then everything must be done and gone within this: the longest cut, lost_after, and three runs of the longest task.
 SETTLE_S = 4 * 3600.0
 FAULTS_PER_RUN = 24
+#: One seed in so many runs on a slow network and with tasks of one length, so that nodes decide at the same time.
+SLOW_EVERY = 4
+TASK_S = 240.0
+
+
+#: In one seed of so many nothing fails and nodes are only asked to leave or to stay: there nobody waits for long.
+CALM_EVERY = 5
+#: … longer than a launch and a boot on the slow network, while its pools have room.
+LONGEST_WAIT_S = 300.0
+CALM = (Kind.DRAIN, Kind.PROTECT, Kind.REBALANCE)
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,13 @@ class Outcome:
 
 
 def faults_of(seed: int) -> tuple[Fault, ...]:
-    return random_faults(Random(f"faults {seed}"), ACTIVE_S, FAULTS_PER_RUN)
+    kinds = CALM if seed % CALM_EVERY == 0 else tuple(Kind)
+    return random_faults(Random(f"faults {seed}"), ACTIVE_S, FAULTS_PER_RUN, kinds)
 
 
 def run(seed: int, faults: tuple[Fault, ...]) -> Outcome:
     """One world from start to rest."""
+    slow = seed % SLOW_EVERY == 0
     world = World(
         parse_yaml(CONFIG, "the chaos configuration"),
         seed,
@@ -87,18 +99,20 @@ def run(seed: int, faults: tuple[Fault, ...]) -> Outcome:
         step_s=5.0,
         node_ttl_s=30,
         agent_poll_s=5.0,
-        one_way_s=_latency,
+        one_way_s=_slow_latency if slow else _latency,
     )
-    watch = Watch(world)
+    watch = Watch(world, longest_wait_s=LONGEST_WAIT_S if seed % CALM_EVERY == 0 else None)
     world.watchers.append(watch.check)
-    for arrival in bursts(Random(f"arrivals {seed}"), QUEUES, ACTIVE_S, per_hour=50, mean_duration_s=240):
-        world.scheduler.call_later(arrival.at_s, partial(world.submit, arrival.queue, min(1500.0, arrival.duration_s)))
+    for arrival in bursts(Random(f"arrivals {seed}"), QUEUES, ACTIVE_S, per_hour=50, mean_duration_s=TASK_S):
+        world.scheduler.call_later(arrival.at_s, partial(world.submit, arrival.queue, _duration(arrival, slow)))
     schedule(world, faults)
     broken = None
     try:
-        world.run_until(ACTIVE_S)
-        while world.clock.monotonic() < ACTIVE_S + SETTLE_S and not watch.at_rest():
+        while world.clock.monotonic() < ACTIVE_S or (
+            world.clock.monotonic() < ACTIVE_S + SETTLE_S and not watch.at_rest()
+        ):
             world.run_until(world.clock.monotonic() + 60.0)
+            watch.check_waiting()
         check_end(world)
     except InvariantBroken as error:
         broken = str(error)
@@ -131,6 +145,15 @@ def shrink(outcome: Outcome) -> Outcome:
 def _latency(rng: Random) -> float:
     """Milliseconds as a rule, now and then a second or more, so that calls overtake each other."""
     return rng.expovariate(1 / 0.01) if rng.random() < 0.98 else rng.uniform(0.0, 3.0)
+
+
+def _duration(arrival: Arrival, slow: bool) -> float:
+    return TASK_S if slow else min(1500.0, arrival.duration_s)
+
+
+def _slow_latency(rng: Random) -> float:
+    """A bad network: what two nodes do at the same time overlaps for seconds."""
+    return rng.expovariate(1 / 0.3)
 
 
 def _run_seed(seed: int) -> Outcome:

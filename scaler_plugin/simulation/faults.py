@@ -7,6 +7,7 @@ before it are left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -16,6 +17,10 @@ from scaler_plugin.clearml_server.memory_client import Fault as ClearmlFault
 from scaler_plugin.cloud.memory_faults import Failure, Shortage
 from scaler_plugin.coordination.memory_store import Cut
 from scaler_plugin.coordination.published_config import push_config
+from scaler_plugin.coordination.requests import request
+from scaler_plugin.coordination.store import Store
+from scaler_plugin.core.requests import DrainRequest, ProtectRequest
+from scaler_plugin.errors import StoreError
 
 if TYPE_CHECKING:
     from scaler_plugin.simulation.machine import SimMachine
@@ -50,6 +55,11 @@ class Kind(str, Enum):
     EC2_STALE = "EC2's listings lag behind"
     CLOCK_JUMP = "a machine's wall clock jumps"
     STUCK_SHUTDOWN = "a machine's shutdown does nothing"
+    SPOT_NOTICE = "EC2 announces that it takes an instance"
+    SPOT_NOTICE_SHORT = "EC2 announces that it takes an instance, and takes it at once"
+    REBALANCE = "EC2 recommends to leave an instance"
+    DRAIN = "somebody drains a node"
+    PROTECT = "somebody protects a node"
 
 
 @dataclass(frozen=True)
@@ -63,9 +73,8 @@ class Fault:
         return f"{self.at_s:7.1f} s  {self.kind.value} (pick {self.pick:.3f}, {self.length_s:.1f} s)"
 
 
-def random_faults(rng: Random, until_s: float, number: int) -> tuple[Fault, ...]:
+def random_faults(rng: Random, until_s: float, number: int, kinds: tuple[Kind, ...] = tuple(Kind)) -> tuple[Fault, ...]:
     """So many faults, spread over the time; lengths from a blink to longer than any lease, but shorter than ``lost_after``."""
-    kinds = tuple(Kind)
     return tuple(
         sorted(
             (
@@ -217,10 +226,15 @@ def _etcd_down(world: World, fault: Fault) -> None:
 
 def _etcd_wiped(world: World, fault: Fault) -> None:
     world.store.wipe()
+
     # Somebody notices and pushes the configuration again.
-    world.scheduler.call_later(
-        60 + fault.length_s, lambda: push_config(world.store.client("people"), world.keys, world.config)
-    )
+    def push() -> None:
+        try:
+            push_config(world.store.client("people"), world.keys, world.config)
+        except StoreError:
+            world.scheduler.call_later(60.0, push)
+
+    world.scheduler.call_later(60 + fault.length_s, push)
 
 
 def _clearml_down(world: World, fault: Fault) -> None:
@@ -269,6 +283,55 @@ def _stuck_shutdown(world: World, fault: Fault) -> str | None:
     return _name(machine)
 
 
+def _spot_notice(world: World, fault: Fault) -> str | None:
+    machine = _worker(world, fault)
+    if machine is None:
+        return None
+    machine.announce_interruption(notice_s=120.0)
+    return _name(machine)
+
+
+def _short_spot_notice(world: World, fault: Fault) -> str | None:
+    machine = _worker(world, fault)
+    if machine is None:
+        return None
+    machine.announce_interruption(notice_s=min(fault.length_s, 30.0))
+    return _name(machine)
+
+
+def _rebalance(world: World, fault: Fault) -> str | None:
+    machine = _worker(world, fault)
+    if machine is None:
+        return None
+    machine.announce_rebalance()
+    return _name(machine)
+
+
+def _drain(world: World, fault: Fault) -> str | None:
+    machine = _worker(world, fault)
+    if machine is None:
+        return None
+    asked = DrainRequest(machine.identity.instance_id, world.clock.now(), "the adversary")
+    _as_person(world, lambda store: request(store, world.keys, asked))
+    return _name(machine)
+
+
+def _protect(world: World, fault: Fault) -> str | None:
+    machine = _worker(world, fault)
+    if machine is None:
+        return None
+    now = world.clock.now()
+    asked = ProtectRequest(machine.identity.instance_id, now, now + fault.length_s, by="the adversary")
+    _as_person(world, lambda store: request(store, world.keys, asked))
+    return _name(machine)
+
+
+def _as_person(world: World, act: Callable[[Store], object]) -> None:
+    """Somebody tries; while etcd does not answer nothing comes of it."""
+    with suppress(StoreError):
+        act(world.store.client("people"))
+
+
 Effect = Callable[["World", Fault], "str | None"]
 _EFFECTS: Mapping[Kind, Effect] = {
     Kind.KILL_SIDECAR: _kill_sidecar,
@@ -296,4 +359,9 @@ _EFFECTS: Mapping[Kind, Effect] = {
     Kind.EC2_STALE: _ec2_stale,
     Kind.CLOCK_JUMP: _clock_jump,
     Kind.STUCK_SHUTDOWN: _stuck_shutdown,
+    Kind.SPOT_NOTICE: _spot_notice,
+    Kind.SPOT_NOTICE_SHORT: _short_spot_notice,
+    Kind.REBALANCE: _rebalance,
+    Kind.DRAIN: _drain,
+    Kind.PROTECT: _protect,
 }

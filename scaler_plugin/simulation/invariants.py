@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scaler_plugin.coordination.codec import decode
 from scaler_plugin.coordination.election import leader_record
 from scaler_plugin.coordination.store import Comparison, CreatedAt, Put, Write
-from scaler_plugin.core.model import InstanceId, Node, NodeState, TaskStatus
+from scaler_plugin.core.model import InstanceId, Node, NodeState, QueueName, TaskStatus
 
 if TYPE_CHECKING:
     from scaler_plugin.simulation.world import World
@@ -23,10 +23,16 @@ class InvariantBroken(AssertionError):
 
 
 class Watch:
-    """The checks of every step, and what they remember."""
+    """The checks of every step, and what they remember.
 
-    def __init__(self, world: World) -> None:
+    ``longest_wait_s`` is how long a task may wait while its pools have room; without it nobody's patience is checked, as faults
+    may keep anything waiting for a while.
+    """
+
+    def __init__(self, world: World, longest_wait_s: float | None = None) -> None:
         self._world = world
+        self._longest_wait_s = longest_wait_s
+        self._room_since: dict[QueueName, float] = {}
         self._writers: dict[
             tuple[int, int], str
         ] = {}  # by term, and by which etcd: one set up anew counts from the start
@@ -41,6 +47,27 @@ class Watch:
             self._launched = world.fleet.launched
             self._check_maxima(world)
             self._check_launches(world)
+
+    def check_waiting(self) -> None:
+        """No task waits for long in a queue one of whose pools could have one more instance; called once a minute."""
+        if self._longest_wait_s is None:
+            return
+        world, now = self._world, self._world.clock.monotonic()
+        living = world.fleet.living_by_pool()
+        room_in_cluster = sum(living.values()) < world.policy.max_instances
+        for queue, backlog in world.server.backlogs(world.policy.queues).items():
+            pools = [pool for pool in world.policy.pools if queue in pool.queues]
+            if not room_in_cluster or all(living.get(pool.name, 0) >= pool.max_instances for pool in pools):
+                self._room_since.pop(queue, None)
+                continue
+            since = max(
+                self._room_since.setdefault(queue, now), (backlog.oldest_since or world.clock.now()) - world.epoch
+            )
+            if len(backlog) and now - since > self._longest_wait_s:
+                raise InvariantBroken(
+                    f"Waiting: {len(backlog)} tasks in {queue}, the oldest for {now - since:.0f} s with room for an instance, "
+                    f"at {now:.1f} s."
+                )
 
     def at_rest(self) -> bool:
         """Whether every task is done and every instance beyond the minimum has ended: nothing more will happen."""

@@ -242,6 +242,11 @@ class SimMachine:
         self.announce(replace(self._quiet_facts, spot_interruption=SpotInterruption("terminate", at)))
         self.world.scheduler.call_later(notice_s, lambda: self.world.fleet.interrupt(self.identity.instance_id))
 
+    def announce_rebalance(self) -> None:
+        """EC2's advice to leave; it may never take the instance."""
+        at = self.world.epoch + self.world.clock.monotonic()
+        self.announce(replace(self._quiet_facts, rebalance_recommended_at=at))
+
     def poke(self) -> None:
         """Wake the sidecar up, as its sockets and its watch do."""
         if self.sidecar_process.alive:
