@@ -6,6 +6,9 @@
 PYTHON ?= python3
 # How many tests run at a time. They wait for servers more than they compute.
 WORKERS ?= logical
+# How many seeded worlds `make faults` runs, from which seed on.
+SEEDS ?= 300
+FIRST_SEED ?= 1
 # More arguments for pytest, such as PYTEST_ARGS="-k election".
 PYTEST_ARGS ?=
 
@@ -19,7 +22,7 @@ DEV := $(VENV)/.dev-$(PYTHON_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench ami-test docs clean
+.PHONY: help demo test lint faults bench ami-test docs clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -32,13 +35,16 @@ help: ## Show this list
 demo: $(LOCAL) ## Watch a whole cluster live and end, on this machine alone
 	@$(BIN)/scaler-sidecar demo $(DEMO_ARGS)
 
-test: lint ## Lint, types and all tests
+test: lint faults ## Lint, types, seeded faults and all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(DEV) ## Style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+faults: $(DEV) ## Seeded faults in the simulated world: SEEDS=N FIRST_SEED=M
+	@$(BIN)/python -m scaler_plugin.simulation.chaos --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 bench: $(DEV) ## Measure speed and size against their limits
 	@$(BIN)/python -m bench

@@ -157,11 +157,11 @@ def _slow_latency(rng: Random) -> float:
 
 
 def _run_seed(seed: int) -> Outcome:
-    _silence_logs()
+    silence_logs()
     return run(seed, faults_of(seed))
 
 
-def _silence_logs() -> None:
+def silence_logs() -> None:
     """What the services log about faults is what they should; the world keeps notes of its own."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report(outcomes, time.monotonic() - began))
     failed = [outcome for outcome in outcomes if outcome.broken]
     if failed and not options.keep_going:
-        _silence_logs()
+        silence_logs()
         smallest = shrink(failed[0])
         print(f"\nSeed {smallest.seed}, shrunk to {len(smallest.faults)} faults: {smallest.broken}\n")
         for line in smallest.history:
