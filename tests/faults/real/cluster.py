@@ -23,7 +23,7 @@ from scaler_plugin.core.model import Node, SlotState
 from scaler_plugin.errors import StoreError
 from scaler_plugin.localcloud.default_config import REGION
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID
-from scaler_plugin.localcloud.machines.folder import SIDECAR
+from scaler_plugin.localcloud.machines.folder import SIDECAR, MachineFolder
 from scaler_plugin.localcloud.machines.ground import NamespaceGround
 from scaler_plugin.localcloud.machines.process import MachineProcess
 from scaler_plugin.localcloud.world import EC2, World
@@ -89,10 +89,19 @@ class Cluster:
 
     # What is done.
 
-    def enqueue(self, number: int, seconds: float, checkpoint: Path | None = None) -> list[str]:
-        new = [self.clearml.enqueue(QUEUE, seconds, self.ledger, checkpoint) for _ in range(number)]
+    def enqueue(
+        self, number: int, seconds: float, checkpoint: Path | None = None, release: Path | None = None
+    ) -> list[str]:
+        new = [self.clearml.enqueue(QUEUE, seconds, self.ledger, checkpoint, release) for _ in range(number)]
         self.tasks += new
         return new
+
+    def hold(self, number: int = 1) -> Path:
+        """Tasks that work until the file that is returned exists."""
+        release = self.world.folder / f"release-{len(self.tasks)}"
+        self.enqueue(number, 3600, release=release)
+        self.wait_for("all tasks running", self.all_run)
+        return release
 
     def kill(self, machine: str, unit: str = SIDECAR, number: int = signal.SIGKILL) -> int:
         pid = self.unit(machine, unit)
@@ -113,6 +122,9 @@ class Cluster:
             self.world.parts.outage(member.name, 2.0)
         for member in self.world.etcd:
             member.wipe()
+
+    def folder(self, machine: str) -> MachineFolder:
+        return MachineFolder(self.world.folder / "machines" / machine)
 
     # What is seen.
 
@@ -181,6 +193,20 @@ class Cluster:
             time.sleep(0.1)
         return time.monotonic() - began
 
+    def etcd_leader(self) -> str:
+        """The member that leads etcd itself."""
+        for member in self.world.etcd:
+            answer = requests.post(f"{member.endpoint}/v3/maintenance/status", json={}, timeout=TIMEOUT_S).json()
+            if answer["leader"] == answer["header"]["member_id"]:
+                return member.name
+        raise AssertionError("no member leads etcd")
+
+    def last(self, task: str, new: str) -> float:
+        """When ClearML last moved the task into this status."""
+        lines = requests.get(f"{self.clearml.url}/_transitions", timeout=TIMEOUT_S).json()
+        moments: list[float] = [line["t"] for line in lines if (line["task"], line["to"]) == (task, new)]
+        return moments[-1]
+
     def must_end_well(self, disturbed: Collection[str] = frozenset()) -> Record:
         """Every task completes, every instance goes, and every invariant holds."""
         self.wait_for("the completion of every task", self.all_completed)
@@ -211,5 +237,3 @@ class Cluster:
             if candidate == f"standby-{socket.gethostname()}-{crc32(path) & 0xFFFF:04x}":
                 return name
         return candidate
-
-

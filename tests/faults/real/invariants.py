@@ -10,10 +10,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.codec import decode
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.core.model import InstanceId, Launch
 from scaler_plugin.core.view import View
 
 from .record import Record, Written, runs_by_task
@@ -46,7 +48,7 @@ def no_task_is_lost(record: Record) -> None:
 
 def no_task_runs_twice_at_once(record: Record) -> None:
     for task, runs in runs_by_task(record).items():
-        for first, second in zip(runs, runs[1:], strict=False):
+        for first, second in pairwise(runs):
             assert second.began > first.last - SAME_MOMENT_S, (
                 f"task {task} ran on {first.node} until {first.last:.1f} and on {second.node} from {second.began:.1f}"
             )
@@ -69,7 +71,9 @@ def no_task_is_disturbed(record: Record, disturbed: Collection[str]) -> None:
         assert runs[task], f"task {task} is completed and never ran"
         assert runs[task][-1].ended, f"task {task} is completed and its last run did not come to its end"
         if task not in disturbed:
-            assert len(runs[task]) == 1, f"task {task} was killed on {runs[task][0].node} and ran {len(runs[task])} times"
+            assert len(runs[task]) == 1, (
+                f"task {task} was killed on {runs[task][0].node} and ran {len(runs[task])} times"
+            )
             ends = [c.new for c in record.changes if c.task == task and c.old == "in_progress" and c.new != c.old]
             assert ends == ["completed"], f"task {task} left in_progress for {ends}"
 
@@ -90,12 +94,12 @@ def no_launch_becomes_more_than_it_asked_for(record: Record) -> None:
         for written in history:
             if "/launches/" in written.key and written.value is not None:
                 launch, count = written.key.rpartition("/")[2], _count_of(written)
-                assert started[launch] <= count, f"launch {launch} promised {count} instances and became {started[launch]}"
+                assert started[launch] <= count, (
+                    f"launch {launch} promised {count} instances and became {started[launch]}"
+                )
 
 
 def _count_of(written: Written) -> int:
-    from scaler_plugin.core.model import Launch
-
     return decode(Launch, written.value or "", written.key).count
 
 
@@ -143,7 +147,7 @@ def terms_of(record: Record, keys: Keys) -> list[Term]:
 
 def one_leader_per_term(record: Record, keys: Keys) -> None:
     """Of each etcd's own history: who led, and that nothing that only a leader writes was written by another, or between terms."""
-    leaders_only = (keys.launches, keys.view, keys.cooldowns, keys.condemned(""))  # type: ignore[arg-type]
+    leaders_only = (keys.launches, keys.view, keys.cooldowns, keys.condemned(InstanceId("")))
     for history in record.histories:
         holder: dict[int, str] = {}
         term = 0

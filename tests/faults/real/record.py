@@ -106,9 +106,7 @@ def read_runs(record: Record, ledger: Path) -> None:
     runs: dict[tuple[str, str], Run] = {}
     for line in ledger.read_text().splitlines() if ledger.exists() else ():
         seen = json.loads(line)
-        run = runs.setdefault(
-            (seen["task"], seen["run"]), Run(seen["task"], seen["node"], seen["at"], seen["at"])
-        )
+        run = runs.setdefault((seen["task"], seen["run"]), Run(seen["task"], seen["node"], seen["at"], seen["at"]))
         run.last, run.ended = seen["at"], run.ended or seen["what"] == "end"
     record.runs = list(runs.values())
 

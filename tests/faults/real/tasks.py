@@ -1,4 +1,4 @@
-"""Tasks whose runs can be told apart from outside: they write a line five times a second into a ledger that outlives every machine."""
+"""Tasks whose runs are seen from outside: they write a line five times a second into a ledger that outlives every machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from scaler_plugin.localcloud.machines.process_tree import MACHINE_MARKER
 
 from .record import TIMEOUT_S
 
-#: ``finish`` is the seconds of work; ``checkpoint`` a folder in which a task that is asked to saves what it has done so far.
+#: ``seconds`` of work, or less once the file ``release`` is there; ``checkpoint`` is a folder in which a task that is asked
+#: to saves what it has done so far.
 SCRIPT = """\
 import json, os, pathlib, time
 
-ledger, checkpoint, seconds = {ledger!r}, {checkpoint!r}, {seconds!r}
+ledger, checkpoint, seconds, release = {ledger!r}, {checkpoint!r}, {seconds!r}, {release!r}
 task = os.environ["CLEARML_TASK_ID"]
 node = pathlib.Path(os.environ["{marker}"]).name
 run = "%d-%s" % (os.getpid(), time.time())
@@ -32,7 +33,7 @@ saved = pathlib.Path(checkpoint) / (task + ".saved")
 wanted = pathlib.Path(checkpoint) / (task + ".wanted")
 done = float(saved.read_text()) if checkpoint and saved.exists() else 0.0
 tell("begin")
-while done < seconds:
+while done < seconds and not (release and os.path.exists(release)):
     time.sleep(0.2)
     done += 0.2
     tell("beat")
@@ -57,9 +58,15 @@ class Clearml:
         data: dict[str, Any] = answer.json()["data"]
         return data
 
-    def enqueue(self, queue: str, seconds: float, ledger: Path, checkpoint: Path | None = None) -> str:
+    def enqueue(
+        self, queue: str, seconds: float, ledger: Path, checkpoint: Path | None = None, release: Path | None = None
+    ) -> str:
         diff = SCRIPT.format(
-            ledger=str(ledger), checkpoint=str(checkpoint or ""), seconds=seconds, marker=MACHINE_MARKER
+            ledger=str(ledger),
+            checkpoint=str(checkpoint or ""),
+            release=str(release or ""),
+            seconds=seconds,
+            marker=MACHINE_MARKER,
         )
         script = {"binary": "python3", "repository": "", "entry_point": "work.py", "working_dir": ".", "diff": diff}
         task: str = self.call("tasks.create", name=f"{seconds:g} s of work", type="testing", script=script)["id"]

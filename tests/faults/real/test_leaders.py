@@ -88,7 +88,9 @@ def test_a_leader_cut_off_from_etcd_alone_is_followed_and_launches_nothing(clust
 
     address = played.ground.address(leader.candidate)
     deadline = cut_at + max(took, LEADER_TTL_S)
-    late = [call for call in record.ec2_calls if call["address"] == address and deadline < call["time"] < followed_at + 2]
+    late = [
+        call for call in record.ec2_calls if call["address"] == address and deadline < call["time"] < followed_at + 2
+    ]
     assert late == [], "it called EC2 after another led"
     assert all(call.address != address for call in record.launch_calls), "it launched while cut off from etcd"
 
