@@ -12,7 +12,7 @@ from typing import Any
 _REPLACING = {
     "AWS::EC2::LaunchTemplate": ("LaunchTemplateName",),
     "AWS::EC2::SecurityGroup": ("GroupDescription", "GroupName", "VpcId"),
-    "AWS::IAM::ManagedPolicy": ("Description", "ManagedPolicyName", "Path"),
+    "AWS::IAM::Policy": ("PolicyName",),
     "AWS::Scheduler::Schedule": ("Name", "GroupName"),
 }
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PoolGround:
-    """``subnets`` are those the pool may launch into, also where the configuration names zones or nothing."""
+    """``subnets`` are those the pool may launch into, also where the configuration names zones or nothing. ``root_device`` and
+    ``root_gb`` are those of its image.
+    """
 
     subnets: tuple[str, ...]
     root_device: str
+    root_gb: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.deployment import Progress
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.model import Market
+from scaler_plugin.errors import CloudRefused
 
 SPOT_ROLE = "AWSServiceRoleForEC2Spot"
 
@@ -16,4 +17,9 @@ def ensure_spot_role(config: ScalerConfig, account: Account, progress: Progress)
         return
     if account.found("iam", "get_role", f"role {SPOT_ROLE}", RoleName=SPOT_ROLE) is None:
         progress(f"The account has never used spot; making EC2's own role {SPOT_ROLE}.")
-        account.call("iam", "create_service_linked_role", f"role {SPOT_ROLE}", AWSServiceName="spot.amazonaws.com")
+        try:
+            account.call("iam", "create_service_linked_role", f"role {SPOT_ROLE}", AWSServiceName="spot.amazonaws.com")
+        except CloudRefused as refused:
+            # Somebody else's spot request has made it meanwhile. IAM's word for that is InvalidInput, "has been taken".
+            if refused.code != "EntityAlreadyExists" and "has been taken" not in str(refused):
+                raise

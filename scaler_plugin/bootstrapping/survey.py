@@ -52,11 +52,11 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     warnings += places.warnings
     images = _images(config, account)
     types = _types(config, account)
-    roots: dict[str, str] = {}
+    roots: dict[str, tuple[str, int]] = {}
     for pool in config.pools:
         errors += _pool_errors(pool, images.get(pool.ami), types, places)
         warnings += _pool_warnings(pool, places)
-        roots[pool.name] = (images.get(pool.ami) or {}).get("RootDeviceName", "")
+        roots[pool.name] = _root(images.get(pool.ami) or {})
     errors += _probe_errors(config, images, types)
     errors += _key_errors(config, account)
     quota_errors, quota_warnings = quota_findings(config, types, account)
@@ -64,7 +64,7 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     errors += quota_errors
     ground = Ground(
         places.vpc,
-        {pool.name: PoolGround(places.subnets_of(pool), roots[pool.name]) for pool in config.pools},
+        {pool.name: PoolGround(places.subnets_of(pool), *roots[pool.name]) for pool in config.pools},
     )
     return Survey(ground, identity["Account"], account.region, tuple(errors), tuple(warnings))
 
@@ -137,10 +137,18 @@ def _image_errors(where: str, pool: PoolConfig, image: dict[str, Any]) -> Iterat
             f"{where}: volume.device_name is {pool.volume.device_name} and the image's root device is {root}; the volume would be "
             f"a second one. Set volume.device_name: {root}."
         )
-    for mapping in image.get("BlockDeviceMappings", []):
-        least = mapping.get("Ebs", {}).get("VolumeSize", 0)
-        if mapping.get("DeviceName") == root and pool.volume.size_gb < least:
-            yield f"{where}: volume.size_gb is {pool.volume.size_gb}, below the image's own {least}."
+    _, least = _root(image)
+    if pool.volume.size_gb < least:
+        yield f"{where}: volume.size_gb is {pool.volume.size_gb}, below the image's own {least}."
+
+
+def _root(image: dict[str, Any]) -> tuple[str, int]:
+    """The image's root device and its size in GiB."""
+    root = image.get("RootDeviceName", "")
+    sizes = [
+        m.get("Ebs", {}).get("VolumeSize") for m in image.get("BlockDeviceMappings", []) if m.get("DeviceName") == root
+    ]
+    return root, sizes[0] if sizes and sizes[0] else 8
 
 
 def _type_errors(where: str, type_: str, described: dict[str, Any], image: dict[str, Any]) -> Iterator[str]:

@@ -6,6 +6,7 @@ Pure: the same input gives the same template, so what would change is a comparis
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -25,8 +26,8 @@ from scaler_plugin.errors import ConfigError
 POOL_PATTERN = "PoolTemplate"
 PROBE_PARTS = ("ProbeTemplate", "ProbeRole", "ProbePolicy", "ProbeSchedule")
 
-#: Characters, without white space, of an IAM managed policy.
-LONGEST_POLICY = 6144
+#: Characters, without white space, of all policies of one role together.
+LONGEST_POLICIES = 10_240
 #: Bytes of a template that goes with the call itself.
 LONGEST_TEMPLATE = 51_200
 
@@ -127,6 +128,7 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
         "probe-type": config.zero.probe_instance_type,
         "probe-security-groups": _group_ids(pool),
         "probe-root-device": ground.pools[pool.name].root_device,
+        "probe-volume": _volume(None, ground.pools[pool.name].root_gb),
         "probe-user-data": probe_user_data,
         "probe-tags": _tag_list(probe_tags(config)),
         "probe-template": _arn("launch-template", "${ProbeTemplate}"),
@@ -149,7 +151,7 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
 
 
 def _pool_values(config: ScalerConfig, ground: Ground, pool: PoolConfig) -> dict[str, Any]:
-    volume = _volume(pool.volume)
+    volume = _volume(pool.volume, ground.pools[pool.name].root_gb)
     return {
         "template-name": config.aws.launch_template(pool.name),
         "image": pool.ami,
@@ -168,9 +170,14 @@ def _pool_values(config: ScalerConfig, ground: Ground, pool: PoolConfig) -> dict
     }
 
 
-def _volume(volume: VolumeConfig | None) -> dict[str, Any]:
-    """Encrypted also where the image's snapshot is not; without a volume of the pool's own, of the snapshot's size."""
-    ebs: dict[str, Any] = {"Encrypted": True, "DeleteOnTermination": True, "VolumeType": "gp3"}
+def _volume(volume: VolumeConfig | None, image_gb: int) -> dict[str, Any]:
+    """Encrypted also where the image's snapshot is not; without a volume of the pool's own, of the image's size."""
+    ebs: dict[str, Any] = {
+        "Encrypted": True,
+        "DeleteOnTermination": True,
+        "VolumeType": "gp3",
+        "VolumeSize": image_gb,
+    }
     if volume is not None:
         ebs |= {"VolumeType": volume.type, "VolumeSize": volume.size_gb}
         ebs |= {"Iops": volume.iops} if volume.iops else {}
@@ -219,15 +226,17 @@ def _logical_id(pool: str) -> str:
 
 
 def _refuse_too_long(template: dict[str, Any]) -> None:
-    for name, resource in template["Resources"].items():
-        if resource["Type"] == "AWS::IAM::ManagedPolicy":
-            # Measured with names resolved: a partition, region and account are about as long as the variables for them.
-            length = len(json.dumps(_resolved(resource["Properties"]["PolicyDocument"]), separators=(",", ":")))
-            if length > LONGEST_POLICY:
-                raise ConfigError(
-                    f"{name} would have {length} characters and IAM takes {LONGEST_POLICY}. Name fewer subnets, images, instance "
-                    "types or security groups, or divide the cluster."
-                )
+    lengths: Counter[str] = Counter()
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::IAM::Policy":
+            document = json.dumps(_resolved(resource["Properties"]["PolicyDocument"]), separators=(",", ":"))
+            lengths[resource["Properties"]["Roles"][0]["Ref"]] += len(document)
+    for role, length in lengths.items():
+        if length > LONGEST_POLICIES:
+            raise ConfigError(
+                f"The policies of {role} would have {length} characters and IAM takes {LONGEST_POLICIES}. Name fewer subnets, "
+                "images, instance types or security groups, or divide the cluster."
+            )
     size = len(template_text(template).encode())
     if size > LONGEST_TEMPLATE:
         raise ConfigError(

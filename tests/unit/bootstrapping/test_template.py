@@ -126,8 +126,8 @@ def test_pools_whose_logical_ids_would_be_the_same_are_refused() -> None:
 
 def test_a_policy_that_would_be_too_long_for_iam_is_refused_before_aws_is_asked() -> None:
     value = yaml.safe_load(CONFIG)
-    value["pools"][0]["subnets"] = [f"subnet-{n:017x}" for n in range(90)]
-    with pytest.raises(ConfigError, match="IAM takes 6144"):
+    value["pools"][0]["subnets"] = [f"subnet-{n:017x}" for n in range(120)]
+    with pytest.raises(ConfigError, match="IAM takes 10240"):
         template(parse_yaml(json.dumps(value), "test"))
 
 

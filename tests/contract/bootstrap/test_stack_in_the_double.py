@@ -1,0 +1,212 @@
+"""A stack's life in the EC2 double: planned, applied, applied again, changed, used for launches, refused to go, gone."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.deployment import Deployment
+from scaler_plugin.bootstrapping.survey import survey
+from scaler_plugin.bootstrapping.template import render_template
+from scaler_plugin.cli.app import app
+from scaler_plugin.cloud.user_data import parse_user_data
+from scaler_plugin.config.connect import EtcdSettings
+from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.core.model import NodeRole
+from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
+from scaler_plugin.node.assembly import UserDataWriter
+
+from .moto_limits import make_schedule, without_schedule
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("stack_in_the_double")]
+
+CONFIG = f"""
+cluster: research
+zero: {{mode: standby}}
+etcd: {{endpoints: ["10.0.0.5:2379"]}}
+aws: {{region: eu-central-1, stack: research-stack}}
+pools:
+  - name: cpu
+    queues: [default]
+    instance_types: [c6i.xlarge]
+    ami: {DEMO_IMAGE_ID}
+    max_instances: 4
+  - name: gpu
+    queues: [gpu-tasks]
+    market: spot
+    instance_types: [g5.xlarge]
+    zones: [eu-central-1a]
+    ami: {DEMO_IMAGE_ID}
+    max_instances: 2
+"""
+PROBE = CONFIG.replace("mode: standby", "mode: probe")
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ec2DoubleProcess]:
+    double = Ec2DoubleProcess(tmp_path_factory.mktemp("double"), end_after_s=0.0, boot_after_s=0.0)
+    double.start()
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def account(double: Ec2DoubleProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything in this process that asks AWS asks the double, and finds the account as new."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": double.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    yield
+    ec2 = client("ec2")
+    ids = [i["InstanceId"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+    if ids:
+        ec2.terminate_instances(InstanceIds=ids)
+    client("cloudformation").delete_stack(StackName="research-stack")
+
+
+def client(service: str) -> Any:
+    return boto3.client(service, region_name="eu-central-1")
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def file(account: None, tmp_path: Path) -> str:
+    path = tmp_path / "scaler.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def instances() -> list[dict[str, Any]]:
+    listed = [i for r in client("ec2").describe_instances()["Reservations"] for i in r["Instances"]]
+    return [i for i in listed if i["State"]["Name"] in ("pending", "running")]
+
+
+def test_plan_says_what_would_be_made_and_makes_nothing(file: str) -> None:
+    output = run("bootstrap", "plan", file)
+    assert "+ PoolCpu  AWS::EC2::LaunchTemplate" in output
+    assert "+ NodeRole  AWS::IAM::Role" in output
+    assert (
+        client("cloudformation").list_stacks()["StackSummaries"] == []
+        or not client("ec2").describe_launch_templates()["LaunchTemplates"]
+    )
+
+
+def test_apply_makes_the_stack_and_a_second_apply_changes_nothing(file: str) -> None:
+    first = run("bootstrap", "apply", file)
+    assert "The stack research-stack is ready." in first
+    assert "NodeSecurityGroup: sg-" in first
+    names = {t["LaunchTemplateName"] for t in client("ec2").describe_launch_templates()["LaunchTemplates"]}
+    assert names == {"research-stack-cpu", "research-stack-gpu"}
+    assert "was ready already" in run("bootstrap", "apply", file)
+    assert "nothing to change" in run("bootstrap", "plan", file)
+
+
+def test_a_change_is_shown_setting_by_setting_and_then_made(file: str) -> None:
+    run("bootstrap", "apply", file)
+    changed = CONFIG.replace("c6i.xlarge", "c6i.2xlarge").replace(
+        "max_instances: 4", "max_instances: 4\n    tags: {team: x}"
+    )
+    Path(file).write_text(changed)
+    plan = run("bootstrap", "plan", file)
+    assert "~ LaunchPolicy" in plan
+    assert "c6i.xlarge → c6i.2xlarge" in plan
+    assert "+ " not in plan, "nothing is made anew"
+    run("bootstrap", "apply", file)
+    assert "nothing to change" in run("bootstrap", "plan", file)
+
+
+def test_first_launches_by_the_pools_template_with_the_clusters_tags(file: str) -> None:
+    run("bootstrap", "apply", file)
+    assert "Launched i-" in run("bootstrap", "first", file, "--pool", "cpu")
+    (instance,) = instances()
+    tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
+    assert (tags["scaler-sidecar:cluster"], tags["scaler-sidecar:pool"]) == ("research", "cpu")
+    assert tags["scaler-sidecar:launch"].startswith("research-first-")
+    assert instance["InstanceType"] == "c6i.xlarge"
+    text = client("ec2").describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+    assert text["UserData"]["Value"]
+
+
+def test_destroy_refuses_while_an_instance_runs_and_ends_it_when_told(file: str) -> None:
+    run("bootstrap", "apply", file)
+    run("bootstrap", "first", file)
+    refusal = run("bootstrap", "destroy", file, "--yes", code=5)
+    assert "1 instances of cluster research run (i-" in refusal
+    assert len(instances()) == 1
+    assert "is gone" in run("bootstrap", "destroy", file, "--yes", "--terminate")
+    assert instances() == []
+    assert client("ec2").describe_launch_templates()["LaunchTemplates"] == []
+    assert "There is no stack" in run("bootstrap", "destroy", file, "--yes")
+
+
+def test_what_could_not_start_is_refused_before_anything_is_made(file: str) -> None:
+    wrong = CONFIG.replace(DEMO_IMAGE_ID, "ami-0ffffffffffffffff", 1).replace("g5.xlarge", "g5.huge")
+    Path(file).write_text(wrong.replace("eu-central-1a]", "eu-central-1x]"))
+    refusal = run("bootstrap", "apply", file, code=5)
+    assert "the image ami-0ffffffffffffffff does not exist" in refusal
+    assert "the instance type g5.huge does not exist" in refusal
+    assert "the zone eu-central-1x has no default subnet" in refusal
+    assert client("ec2").describe_launch_templates()["LaunchTemplates"] == []
+
+
+def test_a_probe_launched_by_the_schedule_or_by_wake_is_the_same(file: str) -> None:
+    config = parse_yaml(PROBE, "test")
+    Path(file).write_text(PROBE)
+    account = Account(config.aws)
+    surveyed = survey(config, account)
+    assert surveyed.errors == ()
+    template = render_template(config, surveyed.ground, UserDataWriter(EtcdSettings(()), config.prefix).probe(config))
+    rest, schedule = without_schedule(template)
+    deployment = Deployment(account, "research-stack", lambda _line: None, lambda _s: None)
+    assert deployment.apply(rest, {})
+    role = deployment.resource_id("ProbeRole")
+    ids = {
+        "ProbeTemplate": str(deployment.resource_id("ProbeTemplate")),
+        "ProbeRoleArn": f"arn:aws:iam::123456789012:role/{role}",
+    }
+    call = make_schedule(client("scheduler"), schedule, ids)
+    # What the scheduler does at each execution; a second delivery of the same one starts nothing.
+    for _ in range(2):
+        client("ec2").run_instances(**json.loads(call.replace("<aws.scheduler.execution-id>", "d32c5kddcf5bb8c3")))
+    assert "Launched the probe i-" in run("wake", file)
+    scheduled, woken = instances()
+    for probe in (scheduled, woken):
+        tags = {tag["Key"]: tag["Value"] for tag in probe["Tags"] if not tag["Key"].startswith("aws:")}
+        assert tags == {"Name": "research-probe", "scaler-sidecar:cluster": "research", "scaler-sidecar:role": "probe"}
+        assert probe["InstanceType"] == "t3.micro"
+    data = client("ec2").describe_launch_template_versions(LaunchTemplateId=ids["ProbeTemplate"])
+    text = base64.b64decode(data["LaunchTemplateVersions"][0]["LaunchTemplateData"]["UserData"]).decode()
+    assert parse_user_data(text).role is NodeRole.PROBE
+
+
+def test_without_credentials_it_is_a_sentence_and_exit_code_5(
+    double: Ec2DoubleProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tmp_path / "scaler.yaml")
+    Path(file).write_text(CONFIG)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", double.url)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    output = run("bootstrap", "plan", file, code=5)
+    assert "there are no AWS credentials" in output
