@@ -28,17 +28,27 @@ def wait_for(what: str, condition: Callable[[], T], deadline_s: float = 60.0) ->
 
 
 class NetworkNamespace:
-    """A network of its own with loopback and the metadata service's address on it. What is called through :meth:`call` lives in it,
-    and so do the processes that it starts."""
+    """A network of its own, with loopback. What is called through :meth:`call` lives in it, and so do the processes it starts."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = Path("/run/netns") / name
         subprocess.run(["ip", "netns", "add", name], check=True)
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-        subprocess.run(["ip", "-n", name, "address", "add", f"{METADATA_ADDRESS}/32", "dev", "lo"], check=True)
+        self.ip("link", "set", "lo", "up")
         # One thread for all calls: a child that asked to die with its parent dies with the *thread* that started it.
         self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+
+    def ip(self, *words: str) -> None:
+        subprocess.run(["ip", "-n", self.name, *words], check=True)
+
+    def reach_metadata_of(self, host: NetworkNamespace) -> None:
+        """Lay a cable to ``host``, which has the metadata service's address: one hop away, as on EC2."""
+        self.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", host.name)
+        for network, address in ((self, "10.77.0.2/24"), (host, "10.77.0.1/24")):
+            network.ip("address", "add", address, "dev", "eth0")
+            network.ip("link", "set", "eth0", "up")
+        host.ip("address", "add", f"{METADATA_ADDRESS}/32", "dev", "eth0")
+        self.ip("route", "add", f"{METADATA_ADDRESS}/32", "dev", "eth0")
 
     def call(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
         return self._thread.submit(function, *arguments, **named).result()

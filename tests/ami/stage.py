@@ -1,4 +1,5 @@
-"""Everything that one instance of the baked image needs around it, in a network of its own: etcd, ClearML, EC2, its metadata.
+"""Everything that one instance of the baked image needs around it, in a network of its own: etcd, ClearML and EC2 on its
+loopback, and the metadata service one hop away.
 
 The instance is the baked disk with a layer over it. Over the image it has only the secret that the configuration refers to (on EC2
 it would come from SSM) and settings that make waiting shorter; each test says which.
@@ -49,22 +50,32 @@ class Stage:
         self._cleanup = ExitStack()
         self._settings = 0
         self.folder = folder
+        self.instance_id = InstanceId("")
+        try:
+            self._build(image, name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, image: Path, name: str) -> None:
         self.network = NetworkNamespace(name)
         self._cleanup.callback(self.network.remove)
+        self._metadata_host = NetworkNamespace(f"{name}-host")
+        self._cleanup.callback(self._metadata_host.remove)
+        self.network.reach_metadata_of(self._metadata_host)
         self.etcd: EtcdProcess = self.network.call(EtcdProcess)
-        self.clearml = ClearmlApiProcess(folder / "clearml")
-        self.ec2 = Ec2DoubleProcess(folder / "ec2", boot_after_s=0.1, end_after_s=0.5)
+        self.clearml = ClearmlApiProcess(self.folder / "clearml")
+        self.ec2 = Ec2DoubleProcess(self.folder / "ec2", boot_after_s=0.1, end_after_s=0.5)
         for part in (self.etcd, self.clearml, self.ec2):
             self.network.call(part.start)
             self._cleanup.callback(self.network.call, part.stop)
-        self._overlay = Overlay(image, folder / "instance")
+        self._overlay = Overlay(image, self.folder / "instance")
         self._cleanup.callback(self._overlay.remove)
         self.setting("clearml-agent@.service", QUICK_TASKS)
         self.setting("scaler-sidecar.service", AWS_KEYS)
         self._overlay.write(SECRET_FILE, self.clearml.secret_key, 0o600)
-        self.machine = Machine(self._overlay.root, folder / "console.log", self.network)
+        self.machine = Machine(self._overlay.root, self.folder / "console.log", self.network)
         self._cleanup.callback(self.machine.destroy)
-        self.instance_id = InstanceId("")
 
     def setting(self, unit: str, text: str) -> None:
         """A drop-in for a unit, on this instance only."""
@@ -118,7 +129,7 @@ class Stage:
         self.instance_id = InstanceId(self.network.call(self._run_instances, text, tags))
         facts = InstanceFacts(self.instance_id, INSTANCE_TYPE, f"{REGION}a", REGION, user_data=text)
         metadata = ImdsServer(facts, 80, METADATA_ADDRESS)
-        self.network.call(metadata.start)
+        self._metadata_host.call(metadata.start)
         self._cleanup.callback(metadata.stop)
         self.machine.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ def new_stage(image: Path, tmp_path_factory: pytest.TempPathFactory, artifacts: 
     made: list[Stage] = []
 
     def new() -> Stage:
-        stage = Stage(image, tmp_path_factory.mktemp("node"), f"ami-test-{len(made)}")
+        stage = Stage(image, tmp_path_factory.mktemp("node"), f"ami-{os.getpid()}-{len(made)}")
         made.append(stage)
         return stage
 
@@ -84,10 +85,11 @@ def test_the_node_registers_with_etcd_and_its_agent_with_clearml(node: Stage) ->
 
 def test_all_units_are_well_and_nothing_was_installed_at_boot(node: Stage) -> None:
     node.machine.wait_booted()
-    failed = node.machine.run("systemctl", "--failed", "--plain", "--no-legend").split()[::5]
-    assert set(failed) <= {
-        "ssh.service"
-    }  # this machine has no cloud-init, which makes the host keys that the image must not have
+    failed = [
+        line.split()[0] for line in node.machine.run("systemctl", "--failed", "--plain", "--no-legend").splitlines()
+    ]
+    # This machine has no cloud-init, which makes the host keys that an image must not have.
+    assert set(failed) <= {"ssh.service"}
     journal = node.machine.run("journalctl", "--no-pager", "-o", "cat")
     assert "pip install" not in journal
     assert "apt-get" not in journal
@@ -251,7 +253,7 @@ def test_without_a_sidecar_the_dead_man_waits_for_the_task_and_then_powers_off(n
     machine.run("mkdir", "-p", broken.rpartition("/")[0])
     machine.run("sh", "-c", f"printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{broken}")
     machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "kill", "--signal=KILL", "scaler-sidecar.service")
+    machine.run("kill", "-9", machine.property_of("scaler-sidecar.service", "MainPID"))
     wait_for("the dead-man saw it", lambda: f"works on task {task}: the machine stays on" in machine.console, 60)
     wait_for("the task has ended", lambda: stage.task_status(task) not in ("queued", "in_progress"), 120)
     assert stage.task_status(task) == "completed"
