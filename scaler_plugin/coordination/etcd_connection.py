@@ -121,7 +121,7 @@ class Connection:
     """One channel. It stays usable for the calls under way when it is retired, and closes after the last of them."""
 
     def __init__(self, channel: Any) -> None:
-        self._channel = channel
+        self.channel = channel
         self._lock = threading.Lock()
         self._calls = 0
         self._retired = False
@@ -141,7 +141,7 @@ class Connection:
             self._calls -= 1
             last = self._retired and self._calls == 0
         if last:
-            self._channel.close()
+            self.channel.close()
 
     def when_retired(self, act: Callable[[], object]) -> None:
         """Call ``act`` once this connection is given up (at once, if it is already): a long-lived stream must move on."""
@@ -160,7 +160,7 @@ class Connection:
         if act is not None:
             act()
         if idle:
-            self._channel.close()
+            self.channel.close()
 
 
 class Connections:

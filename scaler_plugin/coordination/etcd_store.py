@@ -45,6 +45,20 @@ def open_store(
     ``ca``, ``cert`` and ``key`` are PEM files; each call takes at most ``timeout_s`` over all endpoints.
     Raises :class:`~scaler_plugin.errors.ConfigError` for arguments that cannot work.
     """
+    return EtcdStore(make_access(endpoints, ca=ca, cert=cert, key=key, user=user, password=password, timeout_s=timeout_s))
+
+
+def make_access(
+    endpoints: Sequence[str],
+    *,
+    ca: str | PathLike[str] | None = None,
+    cert: str | PathLike[str] | None = None,
+    key: str | PathLike[str] | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    timeout_s: float = 3.0,
+) -> Access:
+    """What :func:`open_store` says, checked, for those who need etcd's other services. Raises ``ConfigError``."""
     if (cert is None) != (key is None):
         raise ConfigError("a client certificate for etcd needs both files; set cert and key")
     if (user is None) != (password is None):
@@ -59,7 +73,7 @@ def open_store(
         timeout_s=timeout_s,
     )
     access.check_files()
-    return EtcdStore(access)
+    return access
 
 
 class EtcdStore:

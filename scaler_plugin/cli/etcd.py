@@ -1,0 +1,224 @@
+"""``scaler-sidecar etcd``: certs, status, backup."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scaler_plugin.cli.options import ConfigOption, EtcdOption
+from scaler_plugin.config.connect import ClusterAddress, find_cluster
+from scaler_plugin.config.secrets import resolve
+from scaler_plugin.errors import ConfigError, HostError
+
+if TYPE_CHECKING:
+    from scaler_plugin.coordination.etcd_connection import Access
+    from scaler_plugin.etcd_care.health import EtcdHealth, Findings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Look after etcd: certificates, health, backups.",
+)
+
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--identity",
+        metavar="FOLDER",
+        help="A folder with ca.pem, client.pem and client.key, such as clients/root of `etcd certs`, to use instead of the"
+        " TLS files and the user that are set otherwise.",
+    ),
+]
+
+
+@app.command()
+def certs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the certificates are or shall be.", show_default=False)
+    ],
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--member",
+            metavar="NAME=ADDRESS,…",
+            help="A member, with every address and name it is reached by; the first is the one it listens on. Once for each member."
+            " Left out: the members that the folder has.",
+        ),
+    ] = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option("--user", metavar="NAME", help="A client. Left out: `scaler` for the cluster, `root` for people."),
+    ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long new certificates are good.")] = 730,
+    renew: Annotated[bool, typer.Option("--renew", help="Renew all, also those that are good for long.")] = False,
+) -> None:
+    """Make the certificates and settings of an etcd cluster, or renew those that end within 30 days.
+
+    Calling it again changes nothing that is in order. Copy `members/NAME` to that member's /etc/etcd, `clients/scaler` to where the
+    nodes take it from; keep `authorities` away from all of them. See docs/etcd.md.
+    """
+    try:
+        from scaler_plugin.etcd_care.certificate_files import Wish, ensure_certificates  # noqa: PLC0415
+    except ImportError:
+        raise HostError(
+            "Certificates are made with the package cryptography, which is not installed; install it with"
+            " `pip install 'clearml-scaler-sidecar[certs]'`."
+        ) from None
+    from scaler_plugin.etcd_care.member_settings import parse_member, refuse_repeated  # noqa: PLC0415
+
+    members = tuple(parse_member(text) for text in member or ())
+    refuse_repeated(members)
+    wish = Wish(members, tuple(user or ("scaler", "root")), timedelta(days=days), renew)
+    for line in ensure_certificates(folder, wish, datetime.now(timezone.utc)):
+        typer.echo(line)
+
+
+@app.command()
+def status(
+    etcd: EtcdOption = None,
+    config: ConfigOption = None,
+    identity: IdentityOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show etcd's members, who leads, sizes against the quota, alarms, how long certificates are good, and what to do.
+
+    Exit codes: 0 all is well, 1 something needs attention, 3 etcd cannot be used at all.
+    """
+    from scaler_plugin.etcd_care.health import judge  # noqa: PLC0415
+    from scaler_plugin.etcd_care.survey import survey  # noqa: PLC0415
+
+    address, access = _access(etcd, config, identity)
+    health = survey(access, address.prefix)
+    findings = judge(health, datetime.now(timezone.utc))
+    if as_json:
+        _print_json(health, findings)
+    else:
+        _print_table(health, findings)
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Where to; in a folder that exists, a name with the time in it.", show_default=False
+        ),
+    ],
+    etcd: EtcdOption = None,
+    config: ConfigOption = None,
+    identity: IdentityOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write all of etcd's data to a file, checked and readable by you alone.
+
+    Where etcd asks for a login it must be that of its root user. To restore it, see docs/etcd.md.
+    """
+    from scaler_plugin.etcd_care.backup import take_backup  # noqa: PLC0415
+    from scaler_plugin.etcd_care.health import shown_size  # noqa: PLC0415
+
+    _, access = _access(etcd, config, identity)
+    path = file / f"etcd-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}.db" if file.is_dir() else file
+    taken = take_backup(access, path, overwrite=force)
+    typer.echo(f"Saved to {taken.path}: {shown_size(taken.size)}, its checksum is right.")
+
+
+def _access(etcd: str | None, config_file: Path | None, identity: Path | None) -> tuple[ClusterAddress, Access]:
+    from scaler_plugin.coordination.etcd_store import make_access  # noqa: PLC0415
+
+    config = None
+    if config_file:
+        from scaler_plugin.config.load import load_file  # noqa: PLC0415
+
+        config = load_file(config_file)
+    address = find_cluster(os.environ, etcd=etcd, config=config)
+    settings = address.etcd
+    if identity is not None:
+        if not (identity / "client.key").exists():
+            raise ConfigError(f"--identity {identity}: there is no client.key in it; name a folder under clients/.")
+        settings = replace(
+            settings,
+            ca=str(identity / "ca.pem"),
+            cert=str(identity / "client.pem"),
+            key=str(identity / "client.key"),
+            user=None,
+            password=None,
+        )
+    password = None
+    if settings.password:
+        password = resolve(settings.password, region=config.aws.region if config else None)
+    access = make_access(
+        settings.endpoints,
+        ca=settings.ca,
+        cert=settings.cert,
+        key=settings.key,
+        user=settings.user,
+        password=password,
+    )
+    return address, access
+
+
+def _print_table(health: EtcdHealth, findings: Findings) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from scaler_plugin.etcd_care.health import shown_size  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("member", "endpoint", "version", "role", "data", "of", "certificate until"):
+        table.add_column(column)
+    for member in health.members:
+        table.add_row(
+            member.name,
+            member.endpoint,
+            member.version or "-",
+            ("leader" if member.leads else "follower") if member.answers else "does not answer",
+            shown_size(member.size) if member.answers else "-",
+            shown_size(member.quota) if member.quota else "-",
+            f"{member.certificate_ends:%Y-%m-%d}" if member.certificate_ends else "-",
+        )
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for problem in findings.problems:
+        console.print(f"Problem: {problem}", style="red", markup=False)
+    for note in findings.notes:
+        console.print(f"Note: {note}", markup=False)
+    if not findings.problems:
+        console.print("etcd is well.", style="green")
+
+
+def _print_json(health: EtcdHealth, findings: Findings) -> None:
+    import json  # noqa: PLC0415
+
+    members = [
+        {
+            "name": member.name,
+            "endpoint": member.endpoint,
+            "answers": member.answers,
+            "leads": member.leads,
+            "version": member.version,
+            "size_bytes": member.size,
+            "size_in_use_bytes": member.size_in_use,
+            "quota_bytes": member.quota,
+            "certificate_ends": member.certificate_ends.isoformat() if member.certificate_ends else None,
+        }
+        for member in health.members
+    ]
+    typer.echo(
+        json.dumps(
+            {
+                "ok": not findings.problems,
+                "members": members,
+                "alarms": list(health.alarms),
+                "problems": list(findings.problems),
+                "notes": list(findings.notes),
+            }
+        )
+    )

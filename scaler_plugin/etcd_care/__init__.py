@@ -1,0 +1,1 @@
+"""Looking after a real etcd: its certificates, how it is, and copies of its data."""

@@ -1,0 +1,396 @@
+"""A real etcd set up exactly as ``etcd certs`` and ``bootstrap/etcd/auth.sh`` set it up: who gets in, to what, and who does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from scaler_plugin.coordination.etcd_store import EtcdStore, open_store
+from scaler_plugin.coordination.store import CreatedAt, Put
+from scaler_plugin.errors import StoreError, StoreRefused, StoreUnavailable
+from scaler_plugin.localcloud.etcd import EtcdProcess, EtcdTls, etcd_binary
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+BOOTSTRAP = Path(__file__).parents[2] / "bootstrap" / "etcd"
+PREFIX = "/scaler-sidecar/"
+#: On loopback members connect to each other from here; etcd wants that address in their certificates, too.
+COMES_FROM = "127.0.0.1"
+
+
+def scaler_sidecar(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCALER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "scaler_plugin", *arguments],
+        env={**inherited, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@dataclass
+class RealMember:
+    """An etcd process that has nothing but the settings and files which `etcd certs` made for it."""
+
+    name: str
+    address: str
+    folder: Path
+    data: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = dict(
+            line.split("=", 1)
+            for line in (self.folder / "etcd.env").read_text().splitlines()
+            if not line.startswith("#")
+        )
+        # Only the places differ from those on a machine of its own.
+        here = {
+            name: value.replace("/etc/etcd", str(self.folder)).replace("/var/lib/etcd", str(self.data))
+            for name, value in settings.items()
+        }
+        log = (self.data.parent / f"{self.name}.log").open("ab")
+        self.process = subprocess.Popen(
+            [str(etcd_binary())], env={"PATH": os.environ["PATH"], **here}, stdout=log, stderr=log
+        )
+        log.close()
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@dataclass
+class RealEtcd:
+    """The whole: certificates, members, authentication."""
+
+    folder: Path
+    members: list[RealMember] = field(default_factory=list)
+
+    @property
+    def certs(self) -> Path:
+        return self.folder / "certs"
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [f"{member.address}:2379" for member in self.members]
+
+    def identity(self, user: str) -> dict[str, Path]:
+        where = self.certs / "clients" / user
+        return {"ca": where / "ca.pem", "cert": where / "client.pem", "key": where / "client.key"}
+
+    def open(self, user: str = "scaler", endpoints: list[str] | None = None) -> EtcdStore:
+        return open_as(endpoints or self.endpoints, self.identity(user))
+
+    def etcdctl(self, *arguments: str, user: str = "root") -> subprocess.CompletedProcess[str]:
+        who = self.identity(user)
+        return subprocess.run(
+            [
+                str(etcd_binary("etcdctl")), f"--endpoints=https://{self.endpoints[0]}", f"--cacert={who['ca']}",
+                f"--cert={who['cert']}", f"--key={who['key']}", *arguments,
+            ],
+            env={**os.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def status(self, user: str = "scaler", *more: str) -> subprocess.CompletedProcess[str]:
+        return scaler_sidecar(
+            "etcd",
+            "status",
+            "--etcd",
+            ",".join(self.endpoints),
+            "--identity",
+            str(self.certs / "clients" / user),
+            *more,
+        )
+
+
+def open_as(endpoints: list[str], identity: dict[str, Path]) -> EtcdStore:
+    return open_store(endpoints, ca=identity["ca"], cert=identity.get("cert"), key=identity.get("key"))
+
+
+def until_answers(etcd: RealEtcd, endpoints: list[str] | None = None) -> None:
+    deadline = time.monotonic() + 60
+    store = etcd.open(endpoints=endpoints)
+    try:
+        while True:
+            try:
+                store.get(PREFIX)
+                return
+            except StoreUnavailable:
+                assert time.monotonic() < deadline, "etcd did not become ready"
+                time.sleep(0.1)
+            except StoreRefused:
+                return  # it answers, and knows no such user yet
+    finally:
+        store.close()
+
+
+def set_up(etcd: RealEtcd, size: int) -> None:
+    folder = etcd.folder
+    # Each member has an address of its own on this machine, and thus etcd's usual ports.
+    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(254)}"
+    names = [(f"etcd-{number}", f"{net}.{number}") for number in range(1, size + 1)]
+    options = [part for name, address in names for part in ("--member", f"{name}={address},{COMES_FROM}")]
+    made = scaler_sidecar("etcd", "certs", str(etcd.certs), *options)
+    assert made.returncode == 0, made.stderr
+    for name, address in names:
+        etcd.members.append(RealMember(name, address, etcd.certs / "members" / name, folder / f"data-{name}"))
+    for member in etcd.members:
+        member.start()
+    until_answers(etcd)
+    for _ in range(2):  # again, to show that it may be
+        done = subprocess.run(
+            [str(BOOTSTRAP / "auth.sh")],
+            env={
+                **os.environ,
+                "ENDPOINT": f"https://{etcd.endpoints[0]}",
+                "CERTS": str(etcd.certs),
+                "ETCDCTL": str(etcd_binary("etcdctl")),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["one-member", "three-members"])
+def etcd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEtcd]:
+    made = RealEtcd(tmp_path_factory.mktemp("etcd"))
+    try:
+        set_up(made, request.param)
+        yield made
+    finally:
+        for member in made.members:
+            member.kill()
+
+
+@pytest.fixture
+def store(etcd: RealEtcd) -> Iterator[EtcdStore]:
+    opened = etcd.open()
+    yield opened
+    opened.close()
+
+
+def test_with_its_certificate_alone_a_node_can_do_under_the_prefix_all_that_the_store_offers(store: EtcdStore) -> None:
+    woken = threading.Event()
+    watch = store.watch(f"{PREFIX}t/", woken.set)
+    lease = store.grant_lease(30)
+    assert store.transact([CreatedAt(f"{PREFIX}t/a", 0)], [Put(f"{PREFIX}t/a", "1", lease)]).succeeded
+    assert woken.wait(30)
+    store.keep_alive(lease)
+    assert [entry.value for entry in store.get_prefix(f"{PREFIX}t/")] == ["1"]
+    store.revoke_lease(lease)
+    assert store.get(f"{PREFIX}t/a") is None
+    watch.cancel()
+
+
+@pytest.mark.parametrize("key", ["/", "/other/a", "/scaler-sidecar", "/scaler-sidecarX/a", "registry"])
+def test_a_node_can_neither_read_nor_write_beside_the_prefix(store: EtcdStore, key: str) -> None:
+    with pytest.raises(StoreRefused, match="permit"):
+        store.get(key)
+    with pytest.raises(StoreRefused, match="permit"):
+        store.transact([], [Put(key, "1")])
+    with pytest.raises(StoreRefused, match="permit"):
+        store.transact([CreatedAt(f"{PREFIX}a", 0)], [Put(f"{PREFIX}a", "1"), Put(key, "1")])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["user", "add", "thief", "--no-password"],
+        ["user", "grant-role", "scaler", "root"],
+        ["role", "grant-permission", "scaler", "readwrite", "--prefix=true", "/"],
+        ["auth", "disable"],
+        ["get", "--prefix", ""],
+        ["del", "--prefix", ""],
+        ["snapshot", "save", "stolen.db"],
+    ],
+    ids=" ".join,
+)
+def test_a_node_can_neither_widen_its_rights_nor_take_everything(
+    etcd: RealEtcd, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused = etcd.etcdctl(*command, user="scaler")
+    assert refused.returncode != 0, refused.stdout
+    assert "permission denied" in refused.stderr
+
+
+def test_strangers_are_refused_with_a_sentence(etcd: RealEtcd, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    assert scaler_sidecar("etcd", "certs", str(theirs), "--member", "etcd-1=10.0.0.5").returncode == 0
+    own, other = etcd.identity("scaler"), theirs / "clients" / "scaler"
+    cases = {
+        "another authority's certificate": {**own, "cert": other / "client.pem", "key": other / "client.key"},
+        "trusting another authority": {**own, "ca": other / "ca.pem"},
+        "no certificate": {"ca": own["ca"]},
+        "the authority as a client": {**own, "cert": etcd.certs / "authorities/ca.pem", "key": etcd.certs / "authorities/ca.key"},
+    }  # fmt: skip
+    for identity in cases.values():
+        stranger = open_as(etcd.endpoints, identity)
+        with pytest.raises(StoreUnavailable, match="check"):
+            stranger.get(PREFIX)
+        stranger.close()
+
+
+def test_a_certificate_of_a_user_that_etcd_does_not_know_opens_nothing(etcd: RealEtcd) -> None:
+    assert scaler_sidecar("etcd", "certs", str(etcd.certs), "--user", "newcomer").returncode == 0
+    newcomer = etcd.open("newcomer")
+    with pytest.raises(StoreRefused):
+        newcomer.get(f"{PREFIX}a")
+    newcomer.close()
+
+
+def test_a_members_certificate_makes_nobody_a_user(etcd: RealEtcd) -> None:
+    """It names no user, or etcd's HTTP gateway, which shows it to its own server, would act as that user."""
+    member = etcd.members[0].folder
+    as_member = open_store(etcd.endpoints, ca=member / "ca.pem", cert=member / "server.pem", key=member / "server.key")
+    with pytest.raises(StoreError):
+        as_member.get(f"{PREFIX}a")
+    as_member.close()
+
+
+def test_the_port_between_members_answers_members_and_no_client(etcd: RealEtcd) -> None:
+    member, node = etcd.members[0], etcd.identity("scaler")
+    assert b"200 OK" in ask_peer_port(member, member.folder / "peer.pem", member.folder / "peer.key")
+    assert ask_peer_port(member, node["cert"], node["key"]) == b""
+
+
+def ask_peer_port(member: RealMember, cert: Path, key: Path) -> bytes:
+    """The beginning of the answer, empty when the server broke off."""
+    context = ssl.create_default_context(cafile=member.folder / "peer-ca.pem")
+    context.load_cert_chain(cert, key)
+    try:
+        with (
+            socket.create_connection((member.address, 2380), 10) as plain,
+            context.wrap_socket(plain, server_hostname=member.address) as peer,
+        ):
+            peer.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")
+            return peer.recv(100)
+    except (ssl.SSLError, ConnectionResetError):
+        return b""
+
+
+def test_status_shows_every_member_and_finds_nothing_wrong(etcd: RealEtcd) -> None:
+    shown = etcd.status()
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    for member in etcd.members:
+        assert f"{member.address}:2379" in shown.stdout
+    assert shown.stdout.count("leader") == 1
+    assert "2.1 GB" in shown.stdout  # the quota of etcd.env
+    answer = json.loads(etcd.status("scaler", "--json").stdout)
+    assert answer["ok"]
+    assert [member["name"] for member in answer["members"]] == [member.name for member in etcd.members]
+    assert all(member["certificate_ends"] for member in answer["members"])
+    assert not any("may read more than its prefix" in note for note in answer["notes"])
+
+
+def test_a_backup_needs_root_and_is_its_owners_alone(etcd: RealEtcd, store: EtcdStore, tmp_path: Path) -> None:
+    store.transact([], [Put(f"{PREFIX}kept", "as it was")])
+    where = ["--etcd", ",".join(etcd.endpoints), "--identity"]
+    refused = scaler_sidecar("etcd", "backup", str(tmp_path / "a.db"), *where, str(etcd.certs / "clients" / "scaler"))
+    assert refused.returncode == 3
+    assert "root" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+    taken = scaler_sidecar("etcd", "backup", str(tmp_path), *where, str(etcd.certs / "clients" / "root"))
+    assert taken.returncode == 0, taken.stderr
+    (file,) = tmp_path.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = scaler_sidecar("etcd", "backup", str(file), *where, str(etcd.certs / "clients" / "root"))
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+
+    restored = tmp_path / "restored"
+    subprocess.run(
+        [str(etcd_binary("etcdctl")), "snapshot", "restore", str(file), f"--data-dir={restored / 'data'}", "--name=etcd",
+         "--initial-cluster=etcd=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380"],
+        env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True,
+    )  # fmt: skip
+    tls = EtcdTls(*(etcd.members[0].folder / name for name in ("ca.pem", "server.pem", "server.key")))
+    with EtcdProcess(restored, tls=tls) as process:
+        reader = open_as([process.endpoint], etcd.identity("scaler"))
+        kept = reader.get(f"{PREFIX}kept")
+        reader.close()
+    assert kept is not None
+    assert kept.value == "as it was"
+
+
+def test_renewed_certificates_are_taken_up_without_a_restart(etcd: RealEtcd) -> None:
+    before = json.loads(etcd.status("scaler", "--json").stdout)["members"]
+    renewed = scaler_sidecar("etcd", "certs", str(etcd.certs), "--renew", "--days", "20")
+    assert renewed.returncode == 0, renewed.stderr
+    soon = etcd.status("scaler", "--json")
+    after = json.loads(soon.stdout)
+    assert all(a["certificate_ends"] < b["certificate_ends"] for a, b in zip(after["members"], before, strict=True))
+    assert soon.returncode == 1
+    assert sum("Renew it" in problem for problem in after["problems"]) == len(etcd.members) + 1
+
+    assert scaler_sidecar("etcd", "certs", str(etcd.certs)).returncode == 0  # they end soon, so it needs no --renew
+    assert etcd.status().returncode == 0
+
+
+def test_without_certificates_status_says_that_etcd_cannot_be_used(etcd: RealEtcd) -> None:
+    refused = scaler_sidecar("etcd", "status", "--etcd", f"https://{etcd.endpoints[0]}")
+    assert refused.returncode == 3
+    assert "certificate" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_lost_member_is_a_problem_with_advice_and_costs_no_call(tmp_path: Path) -> None:
+    etcd = RealEtcd(tmp_path)
+    try:
+        set_up(etcd, 3)
+        etcd.members[1].kill()
+        until_answers(etcd)  # it may have been etcd's own leader
+        store = etcd.open()
+        assert store.transact([], [Put(f"{PREFIX}a", "1")]).succeeded
+        store.close()
+        shown = etcd.status()
+        assert shown.returncode == 1
+        assert "etcd-2" in shown.stdout
+        assert "if one more fails, nothing can be written" in shown.stdout
+        etcd.members[1].start()
+        until_answers(etcd, [etcd.endpoints[1]])
+        assert etcd.status().returncode == 0
+    finally:
+        for member in etcd.members:
+            member.kill()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    for unit in BOOTSTRAP.glob("etcd*.*"):
+        text = (
+            unit.read_text()
+            .replace("/usr/local/bin/scaler-sidecar", "/usr/bin/env")
+            .replace("/usr/bin/etcd", "/usr/bin/env")
+        )
+        (tmp_path / unit.name).write_text(text)
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, tmp_path.iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ours = [line for line in checked.stderr.splitlines() if "etcd" in line]
+    assert (checked.returncode, ours) == (0, [])
