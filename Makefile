@@ -22,7 +22,7 @@ DEV := $(VENV)/.dev-$(PYTHON_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint faults bench ami-test docs clean
+.PHONY: help demo test lint faults bench ami-test ami-bundle ami-lock docs clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -51,6 +51,12 @@ bench: $(DEV) ## Measure speed and size against their limits
 
 ami-test: $(DEV) ## As root: bake the image with Packer on this machine, and boot it
 	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest tests/ami $(PYTEST_ARGS)
+
+ami-bundle: $(MADE) ## Pack what a stock image needs at its first boot: build/ami-bundle.tar.gz
+	@PYTHON=$(BIN)/python ami/bundle.sh build/ami-bundle.tar.gz
+
+ami-lock: $(DEV) ## Renew the image's pinned packages (ami/*.lock)
+	@ami/lock.sh $(BIN)/python
 
 docs: $(DEV) ## Write the generated pages anew (docs/cli.md, docs/configuration.md)
 	@$(BIN)/python -m scaler_plugin.config.reference > docs/configuration.md.new

@@ -11,6 +11,9 @@ install_locked --only-binary :all: --requirement "$ami/build-requirements.lock"
 install_locked --no-build-isolation --only-binary :all: --no-binary etcd3 --requirement "$ami/requirements.lock"
 # The wheel's hash was checked with the bundle's.
 "$prefix/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-index --no-deps "$bundle"/*.whl
+# The lock may be older than the package's dependencies.
+"$prefix/venv/bin/python" -m pip check --disable-pip-version-check ||
+  fail "The lock lacks what the package needs: run make ami-lock and bake again."
 # Compiled here: a node's user can't, and would pay for it at each start.
 "$prefix/venv/bin/python" -m compileall -q -j 0 "$prefix/venv/lib" >/dev/null || true  # some packages ship templates that are no Python
 ln -sf "$prefix/venv/bin/scaler-sidecar" /usr/local/bin/scaler-sidecar

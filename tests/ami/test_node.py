@@ -120,6 +120,25 @@ else:
     assert node.task_status(task) == "completed"
 
 
+def test_a_container_cannot_reach_the_metadata_service(node: Stage) -> None:
+    machine = node.machine
+    # An image made of the machine's own programs: nothing is downloaded.
+    machine.run("sh", "-c", "tar -C / -c bin lib lib64 usr/bin usr/lib/x86_64-linux-gnu | docker import - own:1")
+    try:
+        url = f"http://{METADATA_ADDRESS}/latest/api/token"
+        ask = ["curl", "-sS", "--max-time", "5", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", url]
+        assert machine.try_run("docker", "run", "--rm", "own:1", "curl", "--version").returncode == 0
+        kept_away = machine.try_run("docker", "run", "--rm", "own:1", *ask)
+        assert kept_away.returncode != 0
+        assert kept_away.stdout == ""
+        # The very same works once the rules are away: it is they that keep it away.
+        machine.run("nft", "delete", "table", "inet", "scaler_sidecar")
+        assert len(machine.run("docker", "run", "--rm", "own:1", *ask)) > 20
+    finally:
+        machine.run("systemctl", "restart", "scaler-firewall.service")
+        machine.run("systemctl", "stop", "docker.service")
+
+
 def test_the_sidecar_reaches_the_metadata_service_from_inside_its_sandbox(node: Stage) -> None:
     pid = node.machine.property_of("scaler-sidecar.service", "MainPID")
     caps = node.machine.run("grep", "-E", "^(CapBnd|CapEff|NoNewPrivs|Uid|Gid)", f"/proc/{pid}/status")

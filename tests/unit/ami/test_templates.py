@@ -1,0 +1,75 @@
+"""What the image's files must say in common, and what must not be in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scaler_plugin.cloud.user_data import EtcdAccess, UserData, parse_user_data
+from scaler_plugin.core.model import LaunchId, NodeRole, PoolName
+
+PROJECT = Path(__file__).parents[3]
+AMI = PROJECT / "ami"
+TEMPLATE = json.loads((PROJECT / "packer.json").read_text())
+
+
+def test_the_template_names_the_versions_that_are_built_and_locked() -> None:
+    config = ConfigParser()
+    config.read(PROJECT / "setup.cfg")
+    assert TEMPLATE["variables"]["sidecar_version"] == config["metadata"]["version"]
+    assert f"clearml-agent=={TEMPLATE['variables']['agent_version']} " in (AMI / "requirements.lock").read_text()
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "build-requirements.lock"])
+def test_every_package_of_a_lock_has_hashes_and_no_address(name: str) -> None:
+    text = (AMI / name).read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+    entries = re.split(r"(?m)^(?=\S)", text)[1:]
+    assert entries
+    for entry in entries:
+        assert re.match(r"[\w.-]+==\S+", entry), entry
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_every_dependency_of_the_package_is_in_the_lock() -> None:
+    config = ConfigParser()
+    config.read(PROJECT / "setup.cfg")
+    lines = config["options"]["install_requires"].splitlines()
+    wanted = {re.split(r"[<>=!~ ;\[]", line)[0].lower() for line in lines if line and not line.startswith("#")}
+    locked = set(re.findall(r"(?m)^([\w.-]+)==", (AMI / "requirements.lock").read_text()))
+    assert wanted <= locked
+
+
+@pytest.mark.parametrize("path", sorted((AMI / "vars").iterdir()), ids=lambda path: path.stem)
+def test_a_file_of_variables_sets_only_what_the_template_has(path: Path) -> None:
+    assert set(json.loads(path.read_text())) <= set(TEMPLATE["variables"])
+
+
+def test_the_root_volume_is_encrypted() -> None:
+    (builder,) = TEMPLATE["builders"]
+    (volume,) = builder["launch_block_device_mappings"]
+    assert volume["encrypted"] is True
+
+
+def test_cloud_init_and_the_sidecar_read_the_same_user_data() -> None:
+    own = UserData(
+        "research", NodeRole.WORKER, EtcdAccess(("10.0.0.5:2379",)), pool=PoolName("gpu"), launch_id=LaunchId("l1")
+    )
+    both = (PROJECT / "bootstrap/cloud-init.yaml").read_text() + own.render()
+    assert both.startswith("#cloud-config\n")
+    assert parse_user_data(both) == own
+    assert len(both.encode()) < 16 * 1024
+    assert {"bootcmd", "write_files", "runcmd"} <= set(yaml.safe_load(both))
+
+
+def test_the_first_boot_provisions_with_the_images_own_script() -> None:
+    (script,) = yaml.safe_load((PROJECT / "bootstrap/cloud-init.yaml").read_text())["write_files"]
+    assert 'ami/provision.sh" first-boot' in script["content"]
+    assert "sha256sum --check" in script["content"]
