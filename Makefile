@@ -9,6 +9,9 @@ WORKERS ?= logical
 # How many seeded worlds `make faults` runs, from which seed on.
 SEEDS ?= 300
 FIRST_SEED ?= 1
+# How often `make race` races the real agent, and agents that only know the lock.
+TRIALS ?= 200
+LOCK_TRIALS ?= 100000
 # More arguments for pytest, such as PYTEST_ARGS="-k election".
 PYTEST_ARGS ?=
 
@@ -22,13 +25,13 @@ DEV := $(VENV)/.dev-$(PYTHON_VERSION)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint faults bench ami-test ami-bundle ami-lock docs clean
+.PHONY: help demo test lint faults faults-real race bench ami-test ami-bundle ami-lock docs clean
 .NOTPARALLEL:
 
 help: ## Show this list
 	@echo "scaler-sidecar: EC2 workers for ClearML queues, without a service worker."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Each works alone on a fresh checkout; PYTHON=python3.12 chooses another Python (3.10 to 3.13)."
 
@@ -45,6 +48,14 @@ lint: $(DEV) ## Style, format and types
 
 faults: $(DEV) ## Seeded faults in the simulated world: SEEDS=N FIRST_SEED=M
 	@$(BIN)/python -m scaler_plugin.simulation.chaos --seeds $(SEEDS) --first-seed $(FIRST_SEED)
+
+faults-real: $(DEV) ## As root: kill, freeze, cut off and fill up real processes
+	@SCALER_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) tests/faults/real $(PYTEST_ARGS); code=$$?; \
+	cat build/faults-real/*.json 2>/dev/null; exit $$code
+
+race: $(DEV) ## Pulls against retiring nodes: TRIALS=N with the real agent, LOCK_TRIALS=N on the lock
+	@SCALER_RACE_TRIALS=$(TRIALS) SCALER_LOCK_TRIALS=$(LOCK_TRIALS) $(BIN)/python -m pytest -s \
+	  tests/e2e/agent/test_race_with_agent.py tests/contract/test_gate_race.py $(PYTEST_ARGS)
 
 bench: $(DEV) ## Measure speed and size against their limits
 	@$(BIN)/python -m bench
