@@ -137,6 +137,16 @@ def test_a_killed_agent_loses_no_task(cluster: Callable[[int], Cluster]) -> None
     played.must_end_well(most_instances=TASKS + 1)
 
 
+def test_an_instance_that_somebody_terminates_loses_no_task(cluster: Callable[[int], Cluster]) -> None:
+    """The system shuts down in order; that must not make the task look as if a person had aborted it."""
+    played = cluster(8)
+    played.until(all_run)
+    worker = played.worker()
+    played.world.ec2_client().terminate_instances(InstanceIds=[worker])
+
+    played.must_end_well(most_instances=TASKS + 1)
+
+
 @pytest.mark.parametrize("server", [ETCD, EC2, CLEARML])
 def test_a_server_may_be_away_for_half_a_minute(server: str, cluster: Callable[[int], Cluster]) -> None:
     """The tasks end while it is away, and so does the time for which nodes may idle."""

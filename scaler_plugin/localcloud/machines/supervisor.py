@@ -121,16 +121,20 @@ class Supervisor:
             self._add_unit(f"agent-{slot}", "agent", "--slot", str(slot))
 
     def _shut_down(self) -> None:
-        """As systemd does it: agents first, as they depend on the sidecar, then that, then whatever is left."""
+        """As systemd does it: agents first, as they depend on the sidecar, then that, then whatever is left.
+
+        Agents by SIGKILL, as their unit says: SIGTERM would make them mark a running task as aborted by a person, and nobody would
+        put it back.
+        """
         self._restarting = False
         self._enter(Phase.SHUTTING_DOWN)
         for unit in self._units:
             unit.start_at = None
         services = [unit for unit in self._units if unit.name != SIDECAR]
         sidecars = [unit for unit in self._units if unit.name == SIDECAR]
-        for stopping in (services, sidecars):
+        for stopping, how in ((services, signal.SIGKILL), (sidecars, signal.SIGTERM)):
             for unit in stopping:
-                unit.signal(signal.SIGTERM)
+                unit.signal(how)
             self._wait_until(partial(_all_ended, stopping), STOP_GRACE_S)
         kill_descendants(os.getpid())
         self._enter(Phase.ENDED)
