@@ -25,6 +25,7 @@ from scaler_plugin.core.model import (
     LaunchId,
     LaunchRequest,
     Market,
+    NodeRole,
     PoolName,
     Volume,
 )
@@ -233,6 +234,7 @@ def _instance(described: InstanceTypeDef) -> Instance:
         instance_type=described.get("InstanceType", ""),
         market=Market.SPOT if described.get("InstanceLifecycle") == "spot" else Market.ON_DEMAND,
         zone=described.get("Placement", {}).get("AvailabilityZone", ""),
+        role=NodeRole.PROBE if tagged.get(tags.ROLE) == NodeRole.PROBE.value else NodeRole.WORKER,
     )
 
 

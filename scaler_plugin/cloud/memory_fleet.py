@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from scaler_plugin.cloud.memory_faults import Failure, FleetFaults
-from scaler_plugin.core.model import Instance, InstanceId, InstanceState, LaunchId, LaunchRequest, PoolName
+from scaler_plugin.core.model import Instance, InstanceId, InstanceState, LaunchId, LaunchRequest, NodeRole, PoolName
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.errors import CloudRefused
 
@@ -192,11 +192,12 @@ class MemoryFleet:
             instance_id=instance_id,
             state=InstanceState.PENDING,
             launched_at=now,
-            pool=request.pool,
+            pool=request.pool or None,
             launch_id=request.launch_id,
             instance_type=request.instance_type,
             market=request.market,
             zone=zone,
+            role=NodeRole.WORKER if request.pool else NodeRole.PROBE,
         )
         self._machines[instance_id] = _Machine(instance, request)
         self._living_of[request.pool] += 1

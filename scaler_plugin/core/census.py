@@ -106,6 +106,8 @@ class _Census:
             count.supply_slots += number * launch.slots_per_node
 
     def add_unrecorded(self, instance: Instance) -> None:
+        if instance.role is not NodeRole.WORKER:
+            return  # a probe that boots or ends takes no worker's place
         count, pool = self._of(instance.pool)
         count.instances += 1
         if pool is None:

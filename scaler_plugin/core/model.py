@@ -151,7 +151,7 @@ class InstanceState(str, Enum):
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance of the cluster as EC2 lists it; pool and launch id are read from its tags."""
+    """An instance of the cluster as EC2 lists it; pool, launch id and role are read from its tags."""
 
     instance_id: InstanceId
     state: InstanceState
@@ -161,6 +161,7 @@ class Instance:
     instance_type: str = ""
     market: Market = Market.ON_DEMAND
     zone: str = ""
+    role: NodeRole = NodeRole.WORKER
 
 
 @dataclass(frozen=True)

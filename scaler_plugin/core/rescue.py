@@ -24,6 +24,7 @@ from scaler_plugin.core.model import (
     ClearmlWorker,
     InstanceId,
     Node,
+    NodeRole,
     PoolName,
     QueueName,
     ServerTask,
@@ -176,7 +177,7 @@ class _Holders:
         self._policy = policy
         self.nodes = {node.instance_id: node for node in observation.live_nodes}
         pools = {node.pool for node in observation.live_nodes if any(s.pulling_since for s in node.slots)}
-        pools |= {instance.pool for instance in observation.unrecorded}
+        pools |= {instance.pool for instance in observation.unrecorded if instance.role is NodeRole.WORKER}
         self._in_doubt = self._queues_of(pools)
         # Their agents may poll before their sidecars have registered, or without ever reaching etcd.
         awaited = {i for launch in observation.launches for i in launch.awaited} - observation.node_ids

@@ -50,7 +50,13 @@ class Rescuer:
         self._next_at = float("-inf")
         self._found: dict[TaskId, Stranded] = {}
         self._open_tasks = 0
+        self._swept = False
         self._ended: frozenset[InstanceId] | None = None  # those whose ghosts have been looked for
+
+    @property
+    def suspects(self) -> int | None:
+        """How many tasks looked stranded in the last sweep; ``None`` before the first."""
+        return len(self._found) if self._swept else None
 
     def sweep(self, observation: Observation, policy: ClusterPolicy) -> None:
         """One pass; does nothing when it is not time. Raises ``NotLeader`` when leadership ends on the way."""
@@ -67,6 +73,7 @@ class Rescuer:
         if tasks is None:
             return
         self._open_tasks = len(tasks)
+        self._swept = True
         found = find_stranded(observation, tasks, policy, self._found, self._clock.now(), now)
         for stranded in confirmed(found, now):
             self._rescue(stranded, policy)

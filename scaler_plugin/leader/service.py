@@ -13,6 +13,7 @@ from scaler_plugin.coordination.store import Put, Store
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.planning import LaunchPlan, plan_launches
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
+from scaler_plugin.core.probing import Remains, what_remains
 from scaler_plugin.core.view import View, make_view
 from scaler_plugin.errors import CloudError, NotLeader, TaskServerError
 from scaler_plugin.leader.guarded import GuardedService
@@ -78,6 +79,7 @@ class Leader:
         self._rescuer = Rescuer(election, server, clock, self._problems, journal, self._clearml)
         self._published: View | None = None
         self._rivals = 0
+        self._remains: Remains | None = None
 
     def step(self) -> None:
         """One pass: observe, plan, act, publish.
@@ -99,12 +101,22 @@ class Leader:
         self._rescuer.sweep(observation, settings.policy)
         self._report_pauses(observation)
         self._publish(settings, observation, plan)
+        waiting = None if observation.backlogs is None else sum(len(b) for b in observation.backlogs.values())
+        under_way = len(plan.launches) + len(observation.launches)
+        self._remains = what_remains(
+            waiting, under_way, self._rescuer.suspects, fleet_known=observation.instances is not None
+        )
 
     @property
     def blind_for_s(self) -> float:
         """How long ClearML or EC2 has failed without a break for this process, in seconds: its self-check."""
         since = [s for s in (self._clearml.failing_since, self._ec2.failing_since) if s is not None]
         return self._clock.monotonic() - min(since) if since else 0.0
+
+    @property
+    def remains(self) -> Remains | None:
+        """What the last whole pass left to be done; ``None`` before the first."""
+        return self._remains
 
     @property
     def has_rivals(self) -> bool:

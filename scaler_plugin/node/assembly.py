@@ -32,6 +32,7 @@ from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.sidecar.interruption import Interruptions
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.probing import Probing
 from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 
@@ -104,7 +105,8 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
             secret_key=resolve(clearml.secret_key, region=known.aws.region),
         )
 
-    election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=_leader_ttl_s(follower))
+    leader_ttl_s = _leader_ttl_s(follower)
+    election = Election(store, keys, setup.identity.instance_id, clock, ttl_s=leader_ttl_s)
     registry = Registry(store, keys, clock)
 
     def leader() -> Leader:
@@ -120,6 +122,9 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     host = LocalHost(vitals_watch(setup, clock))
     ports = NodePorts(store, keys, _gates(setup, directory, clock, server), host, clock, fleet, server)
     leading = Leading(settings, election, clock, leader, report_unfit)
+    probing = None
+    if setup.identity.role is NodeRole.PROBE:
+        probing = Probing(setup.identity.instance_id, store, keys, clock, leading, leader_ttl_s)
     reasons = node_reasons(setup, directory, store, keys, registry, clock, settings, server)
     sidecar = Sidecar(
         setup.identity,
@@ -131,6 +136,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         __version__,
         concerns=(*reasons.concerns, *health_concerns(setup, host, settings, clock, Journal(store, keys, clock))),
         protections=reasons.protections,
+        probing=probing,
     )
     return AssembledNode(sidecar, leading, store, election, registry, reasons.interruptions)
 

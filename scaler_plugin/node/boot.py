@@ -13,12 +13,12 @@ from pathlib import Path
 import structlog
 
 from scaler_plugin.cloud.metadata import InstanceMetadata
-from scaler_plugin.cloud.user_data import EtcdAccess, parse_user_data
+from scaler_plugin.cloud.user_data import EtcdAccess, UserData, parse_user_data
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.published_config import read_config
-from scaler_plugin.core.model import NodeIdentity, QueueName
+from scaler_plugin.core.model import NodeIdentity, NodeRole, QueueName
 from scaler_plugin.errors import ConfigError, HostError
 from scaler_plugin.node.agent_access import agent_user, make_slot_directories
 from scaler_plugin.node.clearml_conf import clearml_conf, machine_conf, write_clearml_conf
@@ -29,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 #: For the dead-man timer, which reads no configuration: how long this node may take until its sidecar runs, in seconds.
 STARTUP_TIMEOUT_FILE = "startup_timeout"
+
+#: How long a node without agents may take: it boots in half a minute and has nothing to prepare.
+PROBE_STARTUP_S = 120.0
 
 #: An init script that takes longer than this would make the instance miss any sensible startup_timeout.
 INIT_SCRIPT_TIMEOUT_S = 1800.0
@@ -42,28 +45,17 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
     """
     data = parse_user_data(metadata.user_data())
     etcd = etcd_settings(data.etcd)
+    if data.role is not NodeRole.WORKER:
+        return _boot_without_agents(data, etcd, metadata, directory)
     config = _published_config(etcd, Keys(data.prefix, data.cluster))
     pool = config.pool(data.pool)
     if pool is None:
         raise ConfigError(
             f"This instance was launched for pool {data.pool}, which the configuration of cluster {data.cluster} does not have."
         )
-    identity = NodeIdentity(
-        cluster=data.cluster,
-        instance_id=metadata.instance_id(),
-        role=data.role,
-        pool=data.pool,
-        instance_type=metadata.instance_type(),
-        market=metadata.market(),
-        zone=metadata.zone(),
-        launch_id=data.launch_id,
-    )
+    identity = _identity(data, metadata)
     agents_user = agent_user(os.environ)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / STARTUP_TIMEOUT_FILE).write_text(f"{pool.startup_timeout.seconds:.0f}\n")
-    except OSError as error:
-        raise HostError(f"The state directory {directory} could not be used: {error}.") from error
+    _write_startup_timeout(directory, pool.startup_timeout.seconds)
     if agents_user is not None:
         make_slot_directories(directory, pool.slots_per_node, agents_user)
     conf = clearml_conf(config, pool, machine_conf())
@@ -85,6 +77,39 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
     write_setup(directory, setup)
     log.info("machine_set_up", instance=identity.instance_id, pool=pool.name, slots=setup.slots)
     return setup
+
+
+def _boot_without_agents(data: UserData, etcd: EtcdSettings, metadata: InstanceMetadata, directory: Path) -> NodeSetup:
+    """Set a node up that only leads: no pool, no slot, no ClearML configuration, no script."""
+    # Before anything can fail: what this machine would cost while it waits is wasted, and the next probe comes soon.
+    _write_startup_timeout(directory, PROBE_STARTUP_S)
+    _published_config(etcd, Keys(data.prefix, data.cluster))
+    identity = _identity(data, metadata)
+    setup = NodeSetup(identity=identity, etcd=etcd, prefix=data.prefix, slots=0)
+    write_setup(directory, setup)
+    log.info("machine_set_up", instance=identity.instance_id, role=identity.role.value)
+    return setup
+
+
+def _identity(data: UserData, metadata: InstanceMetadata) -> NodeIdentity:
+    return NodeIdentity(
+        cluster=data.cluster,
+        instance_id=metadata.instance_id(),
+        role=data.role,
+        pool=data.pool,
+        instance_type=metadata.instance_type(),
+        market=metadata.market(),
+        zone=metadata.zone(),
+        launch_id=data.launch_id,
+    )
+
+
+def _write_startup_timeout(directory: Path, seconds: float) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / STARTUP_TIMEOUT_FILE).write_text(f"{seconds:.0f}\n")
+    except OSError as error:
+        raise HostError(f"The state directory {directory} could not be used: {error}.") from error
 
 
 def etcd_settings(access: EtcdAccess) -> EtcdSettings:

@@ -13,6 +13,7 @@ import structlog
 
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.core.ports import Clock
+from scaler_plugin.core.probing import Remains
 from scaler_plugin.errors import NotLeader, ScalerError, StoreError
 from scaler_plugin.sidecar.settings import FollowedSettings
 
@@ -103,6 +104,16 @@ class Leading:
         if error != self._failure:
             log.warning(event, error=error)
         self._failure = error
+
+    @property
+    def remains(self) -> Remains | None:
+        """What the leader's last pass left to be done; ``None`` unless this node leads."""
+        leader = self._leader
+        return leader.remains if leader is not None and self._election.leadership is not None else None
+
+    def hand_over(self) -> None:
+        """Give up the lead and do not stand for election for a while, so that another node takes it. Never raises."""
+        self._abstain()
 
     def seconds_to_next_step(self) -> float:
         """How long the runner may sleep before the next pass if nothing wakes it."""

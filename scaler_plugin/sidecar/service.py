@@ -24,6 +24,7 @@ from scaler_plugin.sidecar.etcd_contact import EtcdContact
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.load_report import LoadReport
 from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.probing import Probing
 from scaler_plugin.sidecar.retirement import Retirement
 from scaler_plugin.sidecar.settings import FollowedSettings
 
@@ -59,6 +60,7 @@ class Sidecar:
         version: str,
         concerns: Sequence[Concern] = (),
         protections: Sequence[Protection] = (),
+        probing: Probing | None = None,
     ) -> None:
         self._identity = identity
         self._ports = ports
@@ -72,6 +74,7 @@ class Sidecar:
         self._retirement = Retirement(ports, registry, self._etcd)
         self._concerns = tuple(concerns)
         self._protections = tuple(protections)
+        self._probing = probing
         self._node = Node(identity, NodeState.UP, ports.clock.now(), version=version)
         self._ending: Ending | None = None
         self._held = False  # something must still be done before the node ends
@@ -99,6 +102,7 @@ class Sidecar:
         except StoreError as error:
             self._etcd.lost(error)
         self._retire_if_idle()
+        self._end_if_not_needed()
 
     def stop(self) -> None:
         """The process is asked to end (SIGTERM): say goodbye. Never raises.
@@ -119,8 +123,13 @@ class Sidecar:
             leadership.term if leadership else None,
             self._etcd.away,
             self._ending is not None,
-            f"{self._node.reason} It stays until that is prepared." if self._held else self._retirement.why,
+            self._why_it_stays(),
         )
+
+    def _why_it_stays(self) -> str:
+        if self._probing is not None:
+            return self._probing.why
+        return f"{self._node.reason} It stays until that is prepared." if self._held else self._retirement.why
 
     def _follow_demands(self) -> None:
         """Keep the gates closed while somebody demands that the node leaves; a running task is not disturbed by that."""
@@ -156,6 +165,11 @@ class Sidecar:
         if reason is not None:
             self._end(reason)
 
+    def _end_if_not_needed(self) -> None:
+        """A probe ends by rules of its own."""
+        if self._probing is not None and self._ending is None and (reason := self._probing.step()) is not None:
+            self._end(reason)
+
     def _end_if_unused(self, reason: str) -> None:
         """The leader is terminating this instance; do not wait for it, but never end a task for it either."""
         if self._ports.gates.close():
@@ -179,6 +193,8 @@ class Sidecar:
         sentence = f"{instance} of pool {self._identity.pool} ends itself: {reason}"
         try:
             self._registry.publish(self._node)
+            if self._probing is not None:
+                return  # one every few minutes would push every other event out
             record(self._ports.store, self._ports.keys, Event(self._clock.now(), "retired", instance, sentence))
         except StoreError as error:
             log.warning("goodbye_not_recorded", error=str(error))

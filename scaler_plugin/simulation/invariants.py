@@ -118,9 +118,10 @@ class Watch:
                     f"Pool {pool.name} has {living[pool.name]} instances and may have {pool.max_instances}, "
                     f"at {world.clock.monotonic():.1f} s."
                 )
-        if sum(living.values()) > world.policy.max_instances:
+        workers = sum(number for pool, number in living.items() if pool)
+        if workers > world.policy.max_instances:
             raise InvariantBroken(
-                f"Cluster has {sum(living.values())} instances and may have {world.policy.max_instances}, "
+                f"Cluster has {workers} instances and may have {world.policy.max_instances}, "
                 f"at {world.clock.monotonic():.1f} s."
             )
 

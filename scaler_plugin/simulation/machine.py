@@ -25,6 +25,7 @@ from scaler_plugin.sidecar.interruption import POLL_S, Interruptions
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.lifetime import Lifetime
 from scaler_plugin.sidecar.ports import NodePorts
+from scaler_plugin.sidecar.probing import Probing
 from scaler_plugin.sidecar.requests import RequestedOfNode
 from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
@@ -163,6 +164,9 @@ class SimMachine:
         ports = NodePorts(self.store, keys, self._gates, self.host, clock, lambda: self.fleet, lambda: self.server)
         leading = Leading(settings, election, clock, leader, lambda _why: None)
         concerns, protections = self._reasons(settings, registry)
+        probing = None
+        if self.identity.role is NodeRole.PROBE:
+            probing = Probing(self.identity.instance_id, self.store, keys, clock, leading, world.leader_ttl_s)
         sidecar = self.sidecar = Sidecar(
             self.identity,
             ports,
@@ -173,6 +177,7 @@ class SimMachine:
             "simulated",
             concerns=concerns,
             protections=protections,
+            probing=probing,
         )
         process = self.sidecar_process = SimProcess(f"sidecar {self.identity.instance_id}")
 

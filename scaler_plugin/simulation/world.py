@@ -22,6 +22,7 @@ from scaler_plugin.core.model import InstanceId, InstanceState, NodeIdentity, No
 from scaler_plugin.errors import StoreError
 from scaler_plugin.simulation.clock import VirtualClock
 from scaler_plugin.simulation.machine import SimMachine, standby_identity
+from scaler_plugin.simulation.probe_schedule import ProbeSchedule
 from scaler_plugin.simulation.scheduler import Scheduler, SimProcess
 from scaler_plugin.simulation.slow_clients import Network
 from scaler_plugin.simulation.workload import Durations
@@ -34,7 +35,8 @@ WriteWatcher: TypeAlias = Callable[[InstanceId, Sequence[Comparison], Sequence[W
 
 class World:
     """``step_s`` (a sidecar's look when nothing wakes it), ``lead_step_s`` (a candidate's), ``node_ttl_s`` and ``agent_poll_s`` are
-    coarser than in life where a day should pass in seconds. ``one_way_s`` draws how long a call travels each way.
+    coarser than in life where a day should pass in seconds. ``one_way_s`` draws how long a call travels each way. With
+    ``probe_every_s`` a schedule launches probes, and no standby machine is up.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class World:
         agent_poll_s: float = 10.0,
         lead_step_s: float = 1.0,
         one_way_s: Callable[[Random], float] = lambda _rng: 0.0,
+        probe_every_s: float | None = None,
     ) -> None:
         self.config = config
         self.rng = Random(seed)
@@ -77,7 +80,11 @@ class World:
         self._running: dict[TaskId, tuple[InstanceId, float]] = {}
         push_config(self.store.client("people"), self.keys, config)
         self.standby = SimMachine(self, standby_identity(config.cluster), slots=0)
-        self.standby.boot()
+        self.schedule = ProbeSchedule(self.fleet, self.scheduler, config)
+        if probe_every_s is None:
+            self.standby.boot()
+        else:
+            self.scheduler.spawn(SimProcess("EventBridge Scheduler"), lambda: self.schedule.run(probe_every_s))
         self.scheduler.spawn(SimProcess("ClearML watchdog"), self._watchdog)
 
     def submit(self, queue: QueueName, duration_s: float) -> TaskId:
@@ -188,14 +195,15 @@ class World:
         identity = NodeIdentity(
             request.cluster,
             instance_id,
-            NodeRole.WORKER,
-            request.pool,
+            NodeRole.WORKER if request.pool else NodeRole.PROBE,
+            request.pool or None,
             request.instance_type,
             request.market,
             request.zone or "",
             request.launch_id,
         )
-        machine = self.machines[instance_id] = SimMachine(self, identity, pool.slots_per_node if pool else 1)
+        slots = pool.slots_per_node if pool else int(identity.role is NodeRole.WORKER)
+        machine = self.machines[instance_id] = SimMachine(self, identity, slots)
         machine.boot()
 
     def _watchdog(self) -> None:

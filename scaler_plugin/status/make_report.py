@@ -217,7 +217,7 @@ _LEAVING = {
 def _doing(node: Node) -> Doing:
     if node.state in _LEAVING:
         return _LEAVING[node.state]
-    if node.identity.role is NodeRole.STANDBY:
+    if node.identity.role is not NodeRole.WORKER:
         return Doing.STANDBY
     states = {slot.state for slot in node.slots}
     if SlotState.BUSY in states:

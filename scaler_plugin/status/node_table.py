@@ -69,8 +69,8 @@ def node_lines(report: StatusReport, width: int, list_all: bool) -> Iterable[Tex
     rows: list[Row | Note] = []
     for pool, nodes in groupby(report.nodes, key=lambda node: node.pool or ""):
         group = list(nodes)
-        standby = group[0].role is NodeRole.STANDBY
-        rows.append(Note(pool or ("standby" if standby else "without a pool"), style="bold"))
+        without = "without a pool" if group[0].role is NodeRole.WORKER else "standby"
+        rows.append(Note(pool or without, style="bold"))
         for doing, alike in groupby(group, key=lambda node: node.doing):
             rows.extend(_rows_of(doing, list(alike), everything))
     return table("NODES", _LAYOUTS, rows, width)
