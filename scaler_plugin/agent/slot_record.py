@@ -3,6 +3,9 @@
 Only the slot's agent writes it, by an atomic rename, so a reader sees the old record or the new one, never a half. It is not
 synced to disk: it lies on a tmpfs, must outlive processes, and must *not* outlive a boot. A record of an earlier boot counts
 as none.
+
+A full disk must not keep a slot busy for ever, and its node with it: beside the record lies a spare file of the same size, which is
+written over and takes the record's place when there is no room for a new one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from scaler_plugin.agent.processes import ProcessKey
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
 
 _FILE = "state.json"
+_SPARE = "state.spare"
 _MODE = 0o640
+#: Bytes of a record with the blanks that fill it up, so that any record fits into the spare file: ids and names are shorter.
+_SIZE = 2048
 
 
 @lru_cache(maxsize=1)
@@ -96,15 +102,45 @@ def write_record(directory: Path, record: SlotRecord) -> None:
         "task_id": record.task_id,
         "queue": record.queue,
     }
-    path = directory / _FILE
-    scratch = directory / f"{_FILE}.{os.getpid()}"
+    text = json.dumps(raw).ljust(_SIZE).encode()
+    try:
+        _write_new(directory / _FILE, text)
+    except OSError:
+        if not _write_over_spare(directory, text):
+            raise
+    if not (directory / _SPARE).exists():
+        with contextlib.suppress(OSError):
+            _write_new(directory / _SPARE, text)
+
+
+def _write_new(path: Path, text: bytes) -> None:
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-        with open(fd, "w", encoding="utf-8") as file:
-            json.dump(raw, file)
+        with open(fd, "wb") as file:
+            file.write(text)
         scratch.chmod(_MODE)
         scratch.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             scratch.unlink()
         raise
+
+
+def _write_over_spare(directory: Path, text: bytes) -> bool:
+    """Let the spare file become the record and the record the spare file: needs no room on the disk. False when it can't be."""
+    path, spare, former = directory / _FILE, directory / _SPARE, directory / f"{_SPARE}.former"
+    try:
+        fd = os.open(spare, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(fd, "wb", buffering=0) as file:
+            if os.fstat(fd).st_size < len(text) or file.write(text) != len(text):
+                return False
+        with contextlib.suppress(OSError):
+            former.unlink(missing_ok=True)
+            os.link(path, former)
+        spare.replace(path)
+        with contextlib.suppress(OSError):
+            former.replace(spare)
+    except OSError:
+        return False
+    return True

@@ -111,7 +111,7 @@ def test_modes_let_the_group_in_and_nobody_else(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (directory, *directory.iterdir())}
-    assert modes == {"0": 0o2770, "gate.lock": 0o660, "state.json": 0o640}
+    assert modes == {"0": 0o2770, "gate.lock": 0o660, "state.json": 0o640, "state.spare": 0o640}
 
 
 def test_a_state_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
@@ -135,7 +135,32 @@ def test_a_record_reads_as_it_was_written(directory: Path) -> None:
     written = read_record(directory)
     assert written is not None
     assert written.task_id is None
-    assert sorted(path.name for path in directory.iterdir()) == ["state.json"], "no scratch file may stay"
+    assert sorted(path.name for path in directory.iterdir()) == ["state.json", "state.spare"], (
+        "no scratch file may stay"
+    )
+
+
+def test_a_full_disk_still_takes_records(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing new can be created; the spare file can be written over."""
+    write_record(directory, a_record())
+    really_open = os.open
+
+    def full(path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return really_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", full)
+    for task in ("t2", "t3", "t4"):
+        record = replace(a_record(), task_id=TaskId(task))
+        write_record(directory, record)
+        assert read_record(directory) == record
+    (directory / "state.spare").unlink()
+    with pytest.raises(OSError, match="No space left"):
+        write_record(directory, a_record())
+    written = read_record(directory)
+    assert written is not None
+    assert written.task_id == "t4", "the old record stands"
 
 
 def test_a_record_of_an_earlier_boot_counts_as_none(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
