@@ -54,7 +54,7 @@ def missing_for_namespaces() -> str | None:
 class NamespaceGround:
     """A bridge on which the servers have an address each, and a namespace per machine behind it.
 
-    ``state_disk_bytes`` gives each machine's state directory a disk of that size.
+    One at a time in a process. ``state_disk_bytes`` gives each machine's state directory a disk of that size.
     """
 
     def __init__(self, state_disk_bytes: int | None = None) -> None:
