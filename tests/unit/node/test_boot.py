@@ -127,3 +127,23 @@ def test_without_etcd_or_metadata_it_fails_and_is_started_again(machine: Machine
     machine.etcd.start()
     boot(machine.metadata, machine.directory)
     boot(machine.metadata, machine.directory)
+
+
+def test_a_probe_is_set_up_without_slots_script_or_clearml_configuration(machine: Machine) -> None:
+    probe = UserData("c", NodeRole.PROBE, EtcdAccess(("etcd:2379",)), "p").render()
+    machine.metadata.facts = InstanceFacts(InstanceId("i-2"), "t3.micro", "eu-1a", "eu-1", user_data=probe)
+    setup = boot(machine.metadata, machine.directory)
+    assert (setup.identity.role, setup.identity.pool, setup.slots) == (NodeRole.PROBE, None, 0)
+    assert read_setup(machine.directory) == setup
+    assert not machine.mark.exists(), "the init script is a pool's"
+    assert sorted(path.name for path in machine.directory.iterdir()) == ["node.json", "startup_timeout"]
+
+
+def test_a_probe_that_cannot_read_the_configuration_leaves_the_deadman_a_short_time(machine: Machine) -> None:
+    machine.metadata.facts = InstanceFacts(
+        InstanceId("i-2"), user_data=UserData("c", NodeRole.PROBE, EtcdAccess(("etcd:2379",)), "elsewhere").render()
+    )
+    with pytest.raises(ConfigError, match="No configuration is published"):
+        boot(machine.metadata, machine.directory)
+    assert machine.nothing_is_left()
+    assert int((machine.directory / "startup_timeout").read_text()) <= 120
