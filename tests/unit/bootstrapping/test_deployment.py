@@ -1,0 +1,92 @@
+"""Applying and deleting a stack when CloudFormation is not as one would like it: busy, half-made, failing."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaler_plugin.bootstrapping.deployment import Deployment
+from scaler_plugin.errors import CloudRefused
+
+from .scripted_account import ScriptedAccount, event, no_stack, stack
+
+TEMPLATE = {"Resources": {"R": {"Type": "AWS::IAM::Role"}}}
+
+
+class Told:
+    def __init__(self, account: ScriptedAccount) -> None:
+        self.lines: list[str] = []
+        self.deployment = Deployment(account, "s", self.lines.append, lambda _seconds: None)
+
+
+def test_a_new_stack_is_followed_to_its_end_each_event_shown_once() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[no_stack(), stack("CREATE_IN_PROGRESS"), stack("CREATE_COMPLETE")],
+        describe_stack_events=[
+            {},
+            {"StackEvents": [event(1, "R", "CREATE_IN_PROGRESS")]},
+            {"StackEvents": [event(2, "R", "CREATE_COMPLETE"), event(1, "R", "CREATE_IN_PROGRESS")]},
+        ],
+    )
+    told = Told(account)
+    assert told.deployment.apply(TEMPLATE, {"k": "v"})
+    assert [line.split() for line in told.lines] == [["R", "CREATE_IN_PROGRESS"], ["R", "CREATE_COMPLETE"]]
+    assert account.made("create_stack")[0]["Capabilities"] == ["CAPABILITY_IAM"]
+
+
+def test_a_failure_names_the_resource_and_the_reason_of_aws() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[no_stack(), stack("ROLLBACK_COMPLETE")],
+        describe_stack_events=[
+            {},
+            {
+                "StackEvents": [
+                    event(3, "P", "CREATE_FAILED", "Resource creation cancelled"),
+                    event(2, "R", "CREATE_FAILED", "You may not iam:CreateRole"),
+                ]
+            },
+        ],
+    )
+    with pytest.raises(CloudRefused, match=r"R \(AWS::IAM::Role\): You may not iam:CreateRole") as refused:
+        Told(account).deployment.apply(TEMPLATE, {})
+    assert "cancelled" not in str(refused.value), "what was cancelled is no cause"
+
+
+def test_a_stack_that_never_came_to_be_is_removed_and_made_anew() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[
+            stack("ROLLBACK_COMPLETE"),  # found
+            stack("ROLLBACK_COMPLETE"),  # before it is deleted
+            no_stack(),  # deleted
+            stack("CREATE_COMPLETE"),
+        ]
+    )
+    assert Told(account).deployment.apply(TEMPLATE, {})
+    assert len(account.made("delete_stack")) == 1
+    assert len(account.made("create_stack")) == 1
+
+
+def test_an_operation_under_way_is_waited_for() -> None:
+    busy = stack("UPDATE_IN_PROGRESS")
+    account = ScriptedAccount(
+        describe_stacks=[busy, busy, stack("UPDATE_COMPLETE")],
+        get_template=[{"TemplateBody": {"Resources": {}}}],
+    )
+    told = Told(account)
+    assert told.deployment.apply(TEMPLATE, {})
+    assert told.lines == ["The stack s is UPDATE_IN_PROGRESS; waiting for that to end."]
+    assert len(account.made("update_stack")) == 1
+
+
+def test_the_same_template_again_asks_for_no_update() -> None:
+    account = ScriptedAccount(describe_stacks=[stack("UPDATE_COMPLETE")], get_template=[{"TemplateBody": TEMPLATE}])
+    assert not Told(account).deployment.apply(TEMPLATE, {})
+    assert account.made("update_stack") == []
+
+
+def test_a_stack_that_cannot_be_deleted_says_why() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[stack("CREATE_COMPLETE"), stack("DELETE_FAILED")],
+        describe_stack_events=[{}, {"StackEvents": [event(1, "G", "DELETE_FAILED", "sg-1 has a dependent object")]}],
+    )
+    with pytest.raises(CloudRefused, match="sg-1 has a dependent object"):
+        Told(account).deployment.delete()
