@@ -29,7 +29,9 @@ from scaler_plugin.node.setup import NodeSetup, write_setup
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 DEADLINE_S = 60.0
-TRIALS = 40
+#: Each trial runs a task to its end, which takes older agents many seconds on a busy machine.
+TRIALS = {"3.0.3": 40}
+FEW_TRIALS = 12
 QUICK = "print('done quickly')\n"
 
 
@@ -249,15 +251,16 @@ def test_what_outlives_a_killed_agent_keeps_the_slot_busy(node: StockNode) -> No
     node.wait_for("the slot being down", lambda: node.slot().state is SlotState.DOWN)
 
 
+@pytest.mark.timeout(900)
 def test_no_task_is_lost_in_any_race_of_freezing_against_enqueueing(
-    node: StockNode, record_property: Callable[[str, object], None]
+    node: StockNode, agent_folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     node.start_agent()
     seed = random.randrange(2**32)
     rng = random.Random(seed)
     outcomes: Counter[str] = Counter()
     tasks = []
-    for _ in range(TRIALS):
+    for _ in range(TRIALS.get(agent_folder.name, FEW_TRIALS)):
         tasks.append(node.enqueue())
         time.sleep(rng.uniform(0.0, 0.35))
         if node.gates.close():
