@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scaler_plugin.config.schema import ScalerConfig
-from scaler_plugin.config.secret_ref import SecretRef, SecretSource
+from scaler_plugin.config.secret_ref import SecretRef, SecretSource, parse_secret_ref
 from scaler_plugin.errors import ConfigError
 
 
@@ -23,6 +23,9 @@ def references(config: ScalerConfig) -> dict[str, SecretRef]:
         "clearml.access_key": config.clearml.access_key,
         "clearml.secret_key": config.clearml.secret_key,
     }
+    tls = config.etcd.tls
+    for name, given in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)) if tls else ():
+        found[f"etcd.tls.{name}"] = parse_secret_ref(given) if given and not given.startswith("/") else None
     for number, pool in enumerate(config.pools):
         found[f"pools[{number}].git.password"] = pool.git.password if pool.git else None
     in_aws = (SecretSource.SSM, SecretSource.SECRETS_MANAGER)

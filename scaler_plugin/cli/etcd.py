@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scaler_plugin.cli.options import ConfigOption, EtcdOption
-from scaler_plugin.config.connect import ClusterAddress, find_cluster
-from scaler_plugin.config.secrets import resolve
+from scaler_plugin.config.connect import ClusterAddress, find_cluster, local_file
+from scaler_plugin.config.kept_secrets import resolve_kept
 from scaler_plugin.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
@@ -151,18 +151,10 @@ def _access(etcd: str | None, config_file: Path | None, identity: Path | None) -
             user=None,
             password=None,
         )
-    password = None
-    if settings.password:
-        password = resolve(settings.password, region=config.aws.region if config else None)
-    access = make_access(
-        settings.endpoints,
-        ca=settings.ca,
-        cert=settings.cert,
-        key=settings.key,
-        user=settings.user,
-        password=password,
-    )
-    return address, access
+    region = config.aws.region if config else None
+    ca, cert, key = (local_file(given, region) for given in (settings.ca, settings.cert, settings.key))
+    password = resolve_kept(settings.password, region) if settings.password else None
+    return address, make_access(settings.endpoints, ca=ca, cert=cert, key=key, user=settings.user, password=password)
 
 
 def _print_table(health: EtcdHealth, findings: Findings) -> None:

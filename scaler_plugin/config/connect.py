@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaler_plugin.config.secret_ref import SecretRef, SecretSource
-from scaler_plugin.config.secrets import resolve
+from scaler_plugin.config.kept_secrets import IN_AWS, kept_file, resolve_kept
+from scaler_plugin.config.secret_ref import SecretRef, SecretSource, parse_secret_ref
 from scaler_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ DEFAULT_PREFIX = "scaler-sidecar"
 
 @dataclass(frozen=True)
 class EtcdSettings:
-    """One etcd cluster and how to log in to it; file names are those of this machine."""
+    """One etcd cluster and how to log in to it; ``ca``, ``cert`` and ``key`` are files of this machine, or where AWS keeps them."""
 
     endpoints: tuple[str, ...]
     ca: str | None = None
@@ -43,8 +43,9 @@ class EtcdSettings:
         """A store on these settings. Raises ``ConfigError`` when a certificate or the password cannot be read."""
         from scaler_plugin.coordination.etcd_store import open_store  # noqa: PLC0415
 
-        password = resolve(self.password, region=region) if self.password else None
-        return open_store(self.endpoints, ca=self.ca, cert=self.cert, key=self.key, user=self.user, password=password)
+        password = resolve_kept(self.password, region) if self.password else None
+        ca, cert, key = (local_file(given, region) for given in (self.ca, self.cert, self.key))
+        return open_store(self.endpoints, ca=ca, cert=cert, key=key, user=self.user, password=password)
 
     def __str__(self) -> str:
         return ", ".join(self.endpoints)
@@ -57,6 +58,17 @@ class ClusterAddress:
     etcd: EtcdSettings
     prefix: str = DEFAULT_PREFIX
     cluster: str | None = None
+
+
+def local_file(given: str | None, region: str | None) -> str | None:
+    """The TLS file itself, or a file with what the reference names. Raises ``ConfigError`` or ``CloudError``."""
+    if given is None or given.startswith("/"):
+        return given
+    try:
+        ref = parse_secret_ref(given)
+    except ValueError:
+        return given  # a relative path, as people give it on the command line
+    return str(kept_file(ref, region)) if ref.source in IN_AWS else given
 
 
 def find_cluster(

@@ -19,7 +19,11 @@ from scaler_plugin.config.secret_ref import SecretRef
 from scaler_plugin.config.section import Section
 from scaler_plugin.core.policy import ZeroMode
 
-PATH = Text("an absolute path on the machine that reads it, such as /etc/scaler/ca.pem", r"/\S(?:.*\S)?", 4096)
+TLS_FILE = Text(
+    "an absolute path such as /etc/scaler/ca.pem, or where AWS keeps the text: ssm:/parameter/name or secretsmanager:name",
+    r"/\S(?:.*\S)?|ssm:/[A-Za-z0-9_./-]{1,1010}|secretsmanager:[A-Za-z0-9/_+=.@:-]{1,2048}",
+    4096,
+)
 #: A login in a URL would be a secret in clear: no "@", and the value stays out of errors.
 URL = Text(
     "a URL without a login in it, such as https://api.clear.ml",
@@ -35,16 +39,16 @@ ENDPOINT = Text(
 class EtcdTls(Section):
     """Encryption to etcd. With `cert` and `key`, the client proves itself to etcd too."""
 
-    ca: Annotated[str, PATH] = Field(
-        description="Certificate authority that signed etcd's certificate, a PEM file.", examples=["/etc/scaler/ca.pem"]
+    ca: Annotated[str, TLS_FILE] = Field(
+        description="Certificate authority that signed etcd's certificate, PEM.", examples=["/etc/scaler/ca.pem"]
     )
-    cert: Annotated[str | None, PATH] = Field(
-        None, description="Client certificate, a PEM file; needs `key`.", examples=["/etc/scaler/client.pem"]
+    cert: Annotated[str | None, TLS_FILE] = Field(
+        None, description="Client certificate, PEM; needs `key`.", examples=["ssm:/scaler-sidecar/research/etcd-cert"]
     )
-    key: Annotated[str | None, PATH] = Field(
+    key: Annotated[str | None, TLS_FILE] = Field(
         None,
-        description="Client certificate's private key, a PEM file; needs `cert`.",
-        examples=["/etc/scaler/client.key"],
+        description="Client certificate's private key, PEM; needs `cert`.",
+        examples=["ssm:/scaler-sidecar/research/etcd-key"],
     )
 
     @model_validator(mode="after")

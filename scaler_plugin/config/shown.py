@@ -30,10 +30,15 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+def yaml_text(data: Any) -> str:
+    """Plain data as YAML for people."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+
+
 def shown_yaml(config: ScalerConfig) -> str:
     """What was set, without the defaults."""
     data: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
     free = [name for name, field in PoolConfig.model_fields.items() if isinstance(rule_of(field), FreeText)]
     for pool in data["pools"]:
         pool.update({name: mask_secrets(pool[name]) for name in free if pool.get(name)})
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
+    return yaml_text(data)

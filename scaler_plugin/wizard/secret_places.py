@@ -1,0 +1,43 @@
+"""Where a cluster's secrets are kept, by name: what goes into ``scaler.yaml``, and how to put the secret there.
+
+The places are those that the nodes' policy lets them read (``bootstrap/policies/node.yaml``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaler_plugin.config.secret_ref import SecretSource
+
+FOLDER = "/etc/scaler"
+
+
+@dataclass(frozen=True)
+class SecretPlaces:
+    """``reference("git-password")`` is what the file says."""
+
+    source: SecretSource
+    cluster: str
+
+    def reference(self, name: str) -> str:
+        return f"{self.source.value}:{self._name(name)}"
+
+    def how_to_store(self, name: str) -> str:
+        """A command or a sentence; the secret itself is read from standard input, never from an argument."""
+        where = self._name(name)
+        if self.source is SecretSource.SSM:
+            return f"aws ssm put-parameter --type SecureString --name {where} --value file:///dev/stdin"
+        if self.source is SecretSource.SECRETS_MANAGER:
+            return f"aws secretsmanager create-secret --name {where} --secret-string file:///dev/stdin"
+        if self.source is SecretSource.FILE:
+            return f"put it into {where} of every node, readable for root alone (mode 0600)"
+        return f"set {where} in the environment of every node's sidecar"
+
+    def _name(self, name: str) -> str:
+        if self.source is SecretSource.SSM:
+            return f"/scaler-sidecar/{self.cluster}/{name}"
+        if self.source is SecretSource.SECRETS_MANAGER:
+            return f"scaler-sidecar/{self.cluster}/{name}"
+        if self.source is SecretSource.FILE:
+            return f"{FOLDER}/{name}"
+        return f"SCALER_{name.upper().replace('-', '_')}"

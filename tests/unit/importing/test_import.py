@@ -1,0 +1,223 @@
+"""The original's configuration becomes ours: each key is accounted for, and no secret comes along."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.config.secret_ref import SecretSource
+from scaler_plugin.errors import ConfigError
+from scaler_plugin.importing.report import Outcome
+from scaler_plugin.importing.source import read_source
+from scaler_plugin.importing.translate import Imported, Wish, cluster_of, translate
+from scaler_plugin.wizard.secret_places import SecretPlaces
+
+FILE = Path(__file__).with_name("files") / "aws_autoscaler.yaml"
+
+
+def imported(path: Path = FILE, wish: Wish | None = None) -> Imported:
+    source = read_source(path)
+    wish = wish or Wish(ami="ami-0a1b2c3d4e5f67890")
+    return translate(source, wish, SecretPlaces(SecretSource.SSM, cluster_of(source, wish)))
+
+
+def config(result: Imported) -> ScalerConfig:
+    return parse_yaml(yaml.safe_dump(result.config))
+
+
+def said(result: Imported, key: str) -> str:
+    return " | ".join(f"{line.outcome.value}: {line.text}" for line in result.lines if line.key == key)
+
+
+def leaves(data: Any, path: str = "") -> Iterator[str]:
+    """The path of every value. A queue's entries and a list count as one."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path
+
+
+def test_every_key_of_the_file_has_a_line() -> None:
+    result = imported()
+    told = {line.key for line in result.lines}
+    for leaf in leaves(yaml.safe_load(FILE.read_text())):
+        assert any(leaf == key or leaf.startswith(f"{key}.") for key in told), f"nothing is said about {leaf}"
+
+
+def test_no_secret_of_the_file_is_in_the_configuration_or_the_report() -> None:
+    result = imported()
+    assert "CANARY" not in yaml.safe_dump(result.config)
+    assert "CANARY" not in repr(result.lines)
+    secret = {line.key for line in result.lines if line.outcome is Outcome.SECRET}
+    assert secret == {
+        "hyper_params.cloud_credentials_key", "hyper_params.cloud_credentials_secret", "hyper_params.git_pass",
+        "configurations.extra_clearml_conf", "configurations.extra_vm_bash_script",
+    }  # fmt: skip
+
+
+def test_the_result_is_a_valid_configuration_that_means_the_same() -> None:
+    result = config(imported())
+    assert result.cluster == "dynamic-aws"
+    assert result.aws.region == "us-east-1"
+    gpu, big, cpu = result.pools
+    assert (gpu.name, gpu.queues, gpu.instance_types, gpu.max_instances) == (
+        "aws4gpu",
+        ("gpu_queue",),
+        ("g4dn.4xlarge",),
+        3,
+    )
+    assert (gpu.market.value, gpu.zones, gpu.key_name) == ("spot", ("us-east-1b",), "ops")
+    assert gpu.tags == {"team": "vision", "cost": "42"}
+    assert gpu.volume is not None
+    assert (gpu.volume.size_gb, gpu.volume.type, gpu.volume.device_name) == (100, "gp3", "/dev/xvda")
+    assert str(gpu.idle_timeout) == "15m"
+    assert str(gpu.startup_timeout) == "30m"
+    assert gpu.docker_image == "nvidia/cuda:12.4.1-runtime-ubuntu22.04"
+    assert gpu.instance_profile == "arn:aws:iam::123456789012:instance-profile/clearml"
+    assert gpu.git is not None
+    assert str(gpu.git.password) == "ssm:/scaler-sidecar/dynamic-aws/git-password"
+    assert gpu.extra_clearml_conf is not None
+    assert 'agent.extra_docker_arguments: ["--ipc=host"]' in gpu.extra_clearml_conf
+    assert "agent.package_manager.type: uv" in gpu.extra_clearml_conf
+    assert gpu.init_script is not None
+    assert "mkdir -p /data" in gpu.init_script
+    assert (big.name, big.subnets, big.zones, big.instance_profile) == (
+        "aws-big",
+        ("subnet-0a1b2c3d",),
+        (),
+        "big-profile",
+    )
+    assert (cpu.queues, cpu.cpu_only, cpu.max_instances) == (("cpu queue",), True, 5)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("hyper_params.max_idle_time_min", "translated: idle_timeout: 15m"),
+        ("hyper_params.polling_interval_time_min", "write poll_interval: 5m"),
+        (
+            "hyper_params.git_pass",
+            "aws ssm put-parameter --type SecureString --name /scaler-sidecar/dynamic-aws/git-password",
+        ),
+        ("hyper_params.shiny_new_setting", "not translated: this key is not known"),
+        ("configurations.queues.cpu queue", "names the resource missing"),
+        ("configurations.queues.unused", "at most 0 instances"),
+        ("configurations.resource_configurations.idle_resource", "no queue uses it"),
+        (
+            "configurations.resource_configurations.aws4gpu.regular_instance_rollback",
+            "market: on-demand after this one",
+        ),
+        ("configurations.resource_configurations.AWS_big.availability_zone", "a subnet lies in one zone already"),
+        ("configurations.resource_configurations.AWS_big.ebs_volume_type", "io1 needs a number of iops"),
+        ("configurations.resource_configurations.AWS_big.extra_configurations.Monitoring", "cannot be extended freely"),
+        ("configurations.extra_vm_bash_script", "line 2 looks like a secret"),
+    ],
+)
+def test_what_is_said_about_a_key(key: str, text: str) -> None:
+    assert text in said(imported(), key)
+
+
+def test_an_image_of_the_original_must_be_baked_first_and_an_alias_is_no_id() -> None:
+    result = imported(wish=Wish())
+    resources = "configurations.resource_configurations"
+    assert "packer build -var source_ami=ami-07c95cafbb788face" in said(result, f"{resources}.aws4gpu.ami_id")
+    assert "give it with --ami" in said(result, f"{resources}.cpu_only.ami_id")
+    assert "ami" not in result.config["pools"][2]
+
+
+def test_with_a_stack_no_instance_profile_is_kept() -> None:
+    result = imported(wish=Wish(ami="ami-1", stack=True))
+    assert all("instance_profile" not in pool for pool in result.config["pools"])
+    assert "the stack makes" in said(result, "hyper_params.iam_arn")
+
+
+def test_a_cloned_tasks_json_says_the_same(tmp_path: Path) -> None:
+    data = yaml.safe_load(FILE.read_text())
+    task = {
+        "id": "a" * 32,
+        "hyperparams": {
+            "General": {
+                name: {"section": "General", "name": name, "value": "" if value is None else str(value)}
+                for name, value in data["hyper_params"].items()
+            }
+        },
+        "configuration": {"General": {"name": "General", "value": json.dumps(data["configurations"])}},
+    }
+    file = tmp_path / "task.json"
+    for document in (task, {"data": {"task": task}}):
+        file.write_text(json.dumps(document))
+        result = imported(file)
+        assert result.config == imported().config
+        assert said(result, "hyperparams.General.max_idle_time_min") == "translated: idle_timeout: 15m"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the SDK's parser
+def test_a_tasks_configuration_may_be_hocon(tmp_path: Path) -> None:
+    hocon = """
+    resource_configurations { cpu { instance_type = "c5.large", is_spot = false, ami_id = "ami-1", subnet_id = "subnet-1" } }
+    queues { default = [["cpu", 2]] }
+    extra_clearml_conf = ""
+    """
+    task = {"hyperparams": {"Args": {"max_idle_time_min": {"value": "7"}}}, "configuration": {"x": {"value": hocon}}}
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps(task))
+    (pool,) = config(imported(file)).pools
+    assert (pool.name, pool.queues, pool.max_instances, str(pool.idle_timeout)) == ("cpu", ("default",), 2, "7m")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a: 1", "- 1", "hyper_params: 3\nconfigurations: {}", "{broken", "hyperparams: {}\n", "configurations: text"],
+)
+def test_a_file_that_is_something_else_is_a_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        read_source(file)
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        {"instance_type": "not a type", "ami_id": "ami-1"},
+        {
+            "instance_type": "c5.large",
+            "ami_id": 7,
+            "tags": "nonsense",
+            "ebs_device_name": "xvda",
+            "ebs_volume_size": "huge",
+        },
+        {
+            "instance_type": ["c5.large"],
+            "ami_id": "ami-1",
+            "tags": {"aws:own": "1"},
+            "subnet_id": "mine",
+            "extra_configurations": 3,
+        },
+        "text",
+        None,
+    ],
+)
+def test_values_that_our_schema_refuses_are_left_out_with_a_line(tmp_path: Path, resource: Any) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "hyper_params": {},
+                "configurations": {"resource_configurations": {"r": resource}, "queues": {"q": [["r", 1]]}},
+            }
+        )
+    )
+    result = imported(file)
+    assert any(line.outcome is Outcome.NOT_TRANSLATED for line in result.lines)
+    for pool in result.config["pools"]:
+        whole = {"instance_types": ["c5.large"], "ami": "ami-1", **pool, "queues": ["default"]}
+        parse_yaml(yaml.safe_dump({**result.config, "pools": [whole]}))
