@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from scaler_plugin.clearml_server.memory_task import MemoryTask
 from scaler_plugin.coordination.codec import decode
 from scaler_plugin.coordination.election import leader_record
 from scaler_plugin.coordination.store import Comparison, CreatedAt, Put, Write
@@ -136,8 +137,7 @@ def check_end(world: World) -> None:
     unfinished = [
         task
         for task in world.server.tasks()
-        if task.status is not TaskStatus.COMPLETED
-        and not (task.status is TaskStatus.FAILED and task.requeues >= world.policy.max_requeues)
+        if task.status is not TaskStatus.COMPLETED and not _given_up(task, world.policy.max_requeues)
     ]
     if unfinished:
         first = unfinished[0]
@@ -150,3 +150,9 @@ def check_end(world: World) -> None:
         raise InvariantBroken(
             f"Instances: {len(left)} are left and {world.minimum_instances} are needed, the first is {left[0]}."
         )
+
+
+def _given_up(task: MemoryTask, max_requeues: int) -> bool:
+    """Failed after it was put back as often as is allowed, by the server's own history: its first way into the queue is a person's."""
+    put_back = sum(1 for change in task.history if change.status is TaskStatus.QUEUED) - 1
+    return task.status is TaskStatus.FAILED and put_back >= max_requeues
