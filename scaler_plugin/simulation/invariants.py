@@ -153,6 +153,6 @@ def check_end(world: World) -> None:
 
 
 def _given_up(task: MemoryTask, max_requeues: int) -> bool:
-    """Failed after it was put back as often as is allowed, by the server's own history: its first way into the queue is a person's."""
+    """Failed after it was put back as often as is allowed, by the server's own history (the first time it was a person)."""
     put_back = sum(1 for change in task.history if change.status is TaskStatus.QUEUED) - 1
     return task.status is TaskStatus.FAILED and put_back >= max_requeues
