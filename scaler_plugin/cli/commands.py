@@ -9,6 +9,7 @@ from __future__ import annotations
 from scaler_plugin.cli.lazy_group import LazyCommand
 
 COMMANDS = (
+    LazyCommand("init", "scaler_plugin.cli.init:init", "Write a first scaler.yaml, or take over the original's."),
     LazyCommand(
         "status", "scaler_plugin.cli.status:status", "Show the cluster: leader, problems, queues, pools, nodes."
     ),

@@ -22,13 +22,17 @@ class SecretPlaces:
     def reference(self, name: str) -> str:
         return f"{self.source.value}:{self._name(name)}"
 
-    def how_to_store(self, name: str) -> str:
-        """A command or a sentence; the secret itself is read from standard input, never from an argument."""
+    @property
+    def in_aws(self) -> bool:
+        return self.source in (SecretSource.SSM, SecretSource.SECRETS_MANAGER)
+
+    def how_to_store(self, name: str, file: str = "/dev/stdin") -> str:
+        """A command or a sentence; the secret is read from a file or from standard input, never from an argument."""
         where = self._name(name)
         if self.source is SecretSource.SSM:
-            return f"aws ssm put-parameter --type SecureString --name {where} --value file:///dev/stdin"
+            return f"aws ssm put-parameter --type SecureString --name {where} --value file://{file}"
         if self.source is SecretSource.SECRETS_MANAGER:
-            return f"aws secretsmanager create-secret --name {where} --secret-string file:///dev/stdin"
+            return f"aws secretsmanager create-secret --name {where} --secret-string file://{file}"
         if self.source is SecretSource.FILE:
             return f"put it into {where} of every node, readable for root alone (mode 0600)"
         return f"set {where} in the environment of every node's sidecar"

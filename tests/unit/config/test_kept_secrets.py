@@ -14,7 +14,7 @@ import pytest
 from moto import mock_aws
 
 from scaler_plugin.cloud.metadata import ImdsMetadata
-from scaler_plugin.config.connect import EtcdSettings, local_file
+from scaler_plugin.config.connect import local_file
 from scaler_plugin.config.kept_secrets import kept_file, resolve_kept
 from scaler_plugin.config.secret_ref import parse_secret_ref
 from scaler_plugin.errors import CloudRefused
@@ -58,8 +58,7 @@ def test_the_second_process_of_a_boot_asks_nobody(state: Path) -> None:
     assert resolve_kept(CERT, REGION) == PEM
     code = (
         "import sys\n"
-        "from scaler_plugin.cloud.metadata import ImdsMetadata
-from scaler_plugin.config.connect import local_file\n"
+        "from scaler_plugin.config.connect import local_file\n"
         f"print(local_file({str(CERT)!r}, {REGION!r}))\n"
         "assert 'boto3' not in sys.modules\n"
     )
@@ -82,8 +81,7 @@ def test_without_a_state_directory_the_file_ends_with_the_process(state: Path) -
     code = (
         "import boto3, os\n"
         "from moto import mock_aws\n"
-        "from scaler_plugin.cloud.metadata import ImdsMetadata
-from scaler_plugin.config.connect import local_file\n"
+        "from scaler_plugin.config.connect import local_file\n"
         "with mock_aws():\n"
         f"    boto3.client('ssm', region_name={REGION!r}).put_parameter(Name={CERT.name!r}, Value='x', Type='SecureString')\n"
         f"    path = local_file({str(CERT)!r}, {REGION!r})\n"
@@ -105,6 +103,5 @@ def test_on_an_instance_its_own_region_is_asked_when_none_is_set(state: Path, mo
 
 
 def test_a_missing_parameter_is_a_sentence(state: Path) -> None:
-    settings = EtcdSettings(("10.0.0.5:2379",), ca="ssm:/scaler-sidecar/demo/missing")
     with pytest.raises(CloudRefused, match="ssm:/scaler-sidecar/demo/missing cannot be read"):
-        settings.open(REGION)
+        local_file("ssm:/scaler-sidecar/demo/missing", REGION)

@@ -1,0 +1,197 @@
+"""Answers become a valid, explained configuration with references where secrets belong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from scaler_plugin.bootstrapping.requirements import check_requirements
+from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.config.secret_ref import SecretSource
+from scaler_plugin.errors import ConfigError
+from scaler_plugin.wizard.checks import Checks, State, Verdict
+from scaler_plugin.wizard.commented import commented_yaml
+from scaler_plugin.wizard.first_config import clearml_hosts, secrets_to_store
+from scaler_plugin.wizard.interview import Interview
+from scaler_plugin.wizard.questions import Given, Known, ask_config
+from scaler_plugin.wizard.secret_places import SecretPlaces
+
+LEAST = Given(region="eu-central-1", ami="ami-0a1b2c3d", etcd="10.0.0.5:2379")
+
+
+def asked(given: Given = LEAST, known: Known | None = None) -> tuple[dict[str, Any], Any]:
+    interview = Interview(None, lambda _: None, checking=False)
+    return ask_config(interview, given, known or Known(), Checks())
+
+
+def test_three_answers_are_enough_for_a_configuration_that_bootstrap_takes() -> None:
+    config, _ = asked()
+    loaded = parse_yaml(commented_yaml(config))
+    check_requirements(loaded)
+    (pool,) = loaded.pools
+    assert (pool.queues, pool.max_instances, pool.docker_image) == (("default",), 4, None)
+    assert loaded.zero.mode.value == "probe"
+    assert loaded.aws.stack == "scaler-sidecar-clearml"
+    assert loaded.clearml.web_host == "https://app.clear.ml"
+
+
+@pytest.mark.parametrize("source", ["ssm", "secretsmanager", "file", "env"])
+@pytest.mark.parametrize("login", ["certificate", "password", "nothing"])
+def test_every_place_for_secrets_and_every_login_gives_a_valid_configuration(source: str, login: str) -> None:
+    given = Given(**{**vars(LEAST), "secrets": source, "etcd_login": login, "git_user": "bot"})
+    config, around = asked(given)
+    loaded = parse_yaml(commented_yaml(config))
+    assert (loaded.etcd.tls is not None) == (login == "certificate")
+    assert (loaded.etcd.password is not None) == (login == "password")
+    told = "\n".join(secrets_to_store(config, around))
+    assert "git's password" in told
+    assert ("etcd" in told) == (login != "nothing")
+
+
+def test_what_is_written_reads_back_as_the_same_data() -> None:
+    config, _ = asked()
+    config["pools"][0] |= {
+        "init_script": "#!/bin/sh\nmkdir -p /data  # 'quoted'\n\necho \"x: y\"\n",
+        "tags": {"team": "vision: a", "cost": "42"},
+        "queues": ["a, b", "with: colon", "yes", "#hash"],
+        "volume": {"size_gb": 100},
+    }
+    second = {**config["pools"][0], "name": "second"}
+    whole = {**config, "pools": [config["pools"][0], second]}
+    assert yaml.safe_load(commented_yaml(whole)) == whole
+
+
+def test_every_key_is_explained() -> None:
+    config, _ = asked()
+    lines = commented_yaml(config).splitlines()
+    for number, line in enumerate(lines):
+        if line.strip() and not line.lstrip().startswith("#"):
+            assert lines[number - 1].lstrip().startswith("#"), f"nothing is said above {line!r}"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (Given(ami="ami-1", etcd="a:1"), "AWS region: there is no default; give --region"),
+        (Given(region="eu-central-1", etcd="a:1"), "give --ami"),
+        (Given(region="eu-central-1", ami="ami-1"), "give --etcd"),
+        (Given(**{**vars(LEAST), "max_instances": "0"}), "--max-instances 0: it must be a whole number from 1"),
+        (Given(**{**vars(LEAST), "etcd": "http://x"}), "--etcd http://x: it must be host:port"),
+        (Given(**{**vars(LEAST), "queues": "a"}), "--queues a: it must be a queue name of 3 characters"),
+        (Given(**{**vars(LEAST), "market": "cheap"}), "--market cheap: it must be one of"),
+        (Given(**{**vars(LEAST), "cluster": "Not OK"}), "--cluster Not OK"),
+        (Given(**{**vars(LEAST), "secrets": "vault"}), "one of env, file, ssm, secretsmanager"),
+    ],
+)
+def test_without_a_terminal_a_wrong_or_missing_answer_is_a_sentence(given: Given, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        asked(given)
+    assert says in str(caught.value)
+    assert "Nothing was written" in str(caught.value)
+
+
+def test_this_machines_own_settings_are_the_defaults() -> None:
+    config, _ = asked(Given(ami="ami-1"), Known("us-west-2", "http://clearml:8008", "10.9.9.9:2379"))
+    assert config["aws"]["region"] == "us-west-2"
+    assert config["etcd"]["endpoints"] == ["10.9.9.9:2379"]
+    assert config["clearml"]["files_host"] == "http://clearml:8081"
+
+
+@pytest.mark.parametrize(
+    ("api", "web", "files"),
+    [
+        ("https://api.clear.ml", "https://app.clear.ml", "https://files.clear.ml"),
+        ("https://api.ml.example.com:8443", "https://app.ml.example.com:8443", "https://files.ml.example.com:8443"),
+        ("http://10.0.0.9:8008", "http://10.0.0.9:8080", "http://10.0.0.9:8081"),
+        ("https://clearml.example.com/api", None, None),
+    ],
+)
+def test_the_api_servers_address_tells_the_others_where_it_can(api: str, web: str | None, files: str | None) -> None:
+    hosts = clearml_hosts(api)
+    assert (hosts["api_host"], hosts.get("web_host"), hosts.get("files_host")) == (api, web, files)
+
+
+def test_a_command_that_stores_a_secret_never_has_it_as_an_argument() -> None:
+    for source in SecretSource:
+        told = SecretPlaces(source, "demo").how_to_store("git-password")
+        assert "--value file://" in told or "--secret-string file://" in told or not told.startswith("aws")
+
+
+class Desk:
+    """Somebody who types these answers."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.said: list[str] = []
+
+    def ask(self, text: str, default: str | None) -> str:
+        return self.answers.pop(0) or default or ""
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+class Answering(Checks):
+    """AWS, ClearML and etcd as they might be."""
+
+    def region(self, region: str) -> Verdict:
+        return Verdict(State.UNKNOWN, "AWS is away")
+
+    def newest_image(self, region: str) -> str | None:
+        return "ami-0newest"
+
+    def image(self, ami: str, region: str) -> Verdict:
+        return Verdict(State.WRONG if ami == "ami-0wrong" else State.RIGHT, "it does not exist")
+
+    def instance_types(self, types: Any, region: str) -> Verdict:
+        return Verdict(State.UNKNOWN, "AWS is away")
+
+    def subnets(self, subnets: Any, region: str) -> Verdict:
+        return Verdict(State.UNKNOWN, "AWS is away")
+
+    def clearml(self, api: str) -> Verdict:
+        return Verdict(State.RIGHT, "it answers")
+
+    def etcd(self, endpoints: Any) -> Verdict:
+        return Verdict(State.RIGHT, "it answers")
+
+
+def test_a_wrong_answer_is_asked_again_and_what_could_not_be_checked_is_said_once() -> None:
+    desk = Desk(
+        "Bad Name",
+        "mine",
+        "eu-central-1",
+        "",
+        "",
+        "",
+        "ami-0wrong",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "10.0.0.5:2379",
+        "",
+        "",
+        "",
+        "",
+    )
+    interview = Interview(desk, desk.say)
+    config, _ = ask_config(interview, Given(), Known(), Answering())
+    assert config["cluster"] == "mine"
+    assert config["pools"][0]["ami"] == "ami-0newest"
+    assert desk.answers == []
+    said = "\n".join(desk.said)
+    assert "It must be 1 to 40 of a-z" in said
+    assert "That is not right: it does not exist" in said
+    assert said.count("AWS is away") == 1
+    assert interview.unchecked == ["region", "types", "subnets"]
+
+
+def test_without_a_terminal_what_a_check_finds_wrong_is_a_mistake() -> None:
+    interview = Interview(None, lambda _: None)
+    ask_config(interview, Given(**{**vars(LEAST), "ami": "ami-0wrong"}), Known(), Answering())
+    with pytest.raises(ConfigError, match="--ami ami-0wrong: it does not exist"):
+        interview.refuse_wrong()
