@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,6 +50,8 @@ class NetworkNamespace:
             network.ip("link", "set", "eth0", "up")
         host.ip("address", "add", f"{METADATA_ADDRESS}/32", "dev", "eth0")
         self.ip("route", "add", f"{METADATA_ADDRESS}/32", "dev", "eth0")
+        # Docker wants it for its containers and, in a machine whose /proc/sys is read-only, can't do it itself.
+        self.call(Path("/proc/sys/net/ipv4/ip_forward").write_text, "1")
 
     def call(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
         return self._thread.submit(function, *arguments, **named).result()
@@ -103,6 +106,8 @@ class Machine:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
+                # As the supported systems boot: one cgroup hierarchy, whatever this host has.
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
         wait_for(
             f"a first process in the machine; its console:\n{self.console}",
@@ -130,7 +135,7 @@ class Machine:
         enter += ["--time"]
         enter += [
             "--root",
-            "--wd=/",
+            "--wd",
             "--",
             "env",
             "-i",
@@ -170,11 +175,14 @@ class Machine:
             self._nspawn.wait()
 
     def _init_pid(self) -> int:
-        """The machine's first process as the host sees it; 0 before there is one."""
+        """The machine's first process as the host sees it; 0 before it is systemd, that is until it stands in its own tree."""
         assert self._nspawn is not None
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-        found = children.read_text().split() if children.exists() else []
-        return int(found[0]) if found else 0
+        for pid in children.read_text().split() if children.exists() else []:
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+                    return int(pid)
+        return 0
 
 
 class Overlay:

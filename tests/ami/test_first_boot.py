@@ -1,4 +1,4 @@
-"""A stock image: what ``bootstrap/cloud-init.yaml`` does at its first boot, done on a plain Debian, and the node that comes of it."""
+"""A stock image: what ``bootstrap/cloud-init.yaml`` does at the first boot of a plain Debian, and the node that comes of it."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ else:
 def test_a_container_cannot_reach_the_metadata_service(node: Stage) -> None:
     machine = node.machine
     # An image made of the machine's own programs: nothing is downloaded.
-    machine.run("sh", "-c", "tar -C / -c bin lib lib64 usr/bin usr/lib/x86_64-linux-gnu | docker import - own:1")
+    machine.run("sh", "-c", "tar -C / -c bin lib lib64 usr/bin usr/lib64 usr/lib/x86_64-linux-gnu | docker import - own:1")
     try:
         url = f"http://{METADATA_ADDRESS}/latest/api/token"
         ask = ["curl", "-sS", "--max-time", "5", "-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", url]
