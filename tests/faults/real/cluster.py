@@ -173,9 +173,12 @@ class Cluster:
         return [event.sentence for event in read_events(self.store, self.world.keys) if event.kind == kind]
 
     def all_run(self) -> bool:
-        """Every task runs, and etcd knows of it."""
+        """The program of every task runs, and both ClearML and etcd know of it."""
+        begun = Record()
+        read_runs(begun, self.ledger)
         statuses = self.clearml.statuses(self.tasks)
-        return set(statuses.values()) == {"in_progress"} and len(self.busy()) == len(self.tasks)
+        known = set(statuses.values()) == {"in_progress"} and len(self.busy()) == len(self.tasks)
+        return known and {run.task for run in begun.runs} == set(self.tasks)
 
     def all_completed(self) -> bool:
         return set(self.clearml.statuses(self.tasks).values()) == {"completed"}
@@ -207,7 +210,9 @@ class Cluster:
         moments: list[float] = [line["t"] for line in lines if (line["task"], line["to"]) == (task, new)]
         return moments[-1]
 
-    def must_end_well(self, disturbed: Collection[str] = frozenset()) -> Record:
+    def must_end_well(
+        self, disturbed: Collection[str] = frozenset(), unreported: Collection[str] = frozenset()
+    ) -> Record:
         """Every task completes, every instance goes, and every invariant holds."""
         self.wait_for("the completion of every task", self.all_completed)
         self.wait_for(
@@ -221,7 +226,7 @@ class Cluster:
         self.report("runs", len(record.runs))
         self.report("instances", len(record.instances))
         self.report("terms", len(terms_of(record, self.world.keys)))
-        check_all(record, self.world.config, GONE_WITHIN_S, disturbed)
+        check_all(record, self.world.config, GONE_WITHIN_S, disturbed, unreported)
         return record
 
     def _scene(self) -> str:

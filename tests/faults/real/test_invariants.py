@@ -66,6 +66,10 @@ def killed_and_run_again(record: Record) -> None:
     record.runs.append(Run(TASK, "i-2", 30.0, 40.0, ended=True))
 
 
+def run_again_after_its_end(record: Record) -> None:
+    record.runs.append(Run(TASK, "i-2", 30.0, 40.0, ended=True))
+
+
 def stopped_on_the_way(record: Record) -> None:
     record.changes.insert(3, Change(2.5, TASK, "tasks.stopped", "in_progress", "stopped", "w1"))
 
@@ -125,6 +129,7 @@ def test_a_task_that_the_scenario_itself_disturbs_may_run_again() -> None:
         run_twice_at_once,
         started_by_two,
         killed_and_run_again,
+        run_again_after_its_end,
         stopped_on_the_way,
         completed_without_an_end,
         launched_one_too_many,
