@@ -50,6 +50,7 @@ faults: $(DEV) ## Seeded faults in the simulated world: SEEDS=N FIRST_SEED=M
 	@$(BIN)/python -m scaler_plugin.simulation.chaos --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 faults-real: $(DEV) ## As root: kill, freeze, cut off and fill up real processes
+	@rm -rf build/faults-real
 	@SCALER_FAULTS=all $(BIN)/python -m pytest -n $(WORKERS) tests/faults/real $(PYTEST_ARGS); code=$$?; \
 	cat build/faults-real/*.json 2>/dev/null; exit $$code
 
