@@ -48,6 +48,7 @@ def backlog_of(queue: Mapping[str, Any]) -> Backlog:
         # Not the first entry's: people move tasks within a queue.
         oldest_since=min((seconds(entry["added"]) for entry in entries), default=None),
         tags=tuple(queue.get("tags") or ()),
+        last_added_at=seconds(queue["last_update"]) if queue.get("last_update") else None,
     )
 
 

@@ -31,7 +31,7 @@ PATTERN_BYTES = 32_000
 TIMEOUT_S = 10.0
 
 _NAME_EXISTS = 801
-_BACKLOG_FIELDS = ("id", "name", "entries", "tags")
+_BACKLOG_FIELDS = ("id", "name", "entries", "tags", "last_update")
 
 
 class ClearmlServer:

@@ -52,10 +52,12 @@ class _Queue:
     name: QueueName
     added: OrderedDict[TaskId, float] = field(default_factory=OrderedDict)
     tags: tuple[str, ...] = ()
+    last_added_at: float | None = None
     view: Backlog | None = None  # until the next change
 
     def put(self, task_id: TaskId, at: float) -> None:
         self.added[task_id] = at
+        self.last_added_at = at
         self.view = None
 
     def holds(self, task_id: TaskId) -> bool:
@@ -77,7 +79,8 @@ class _Queue:
 
     def backlog(self) -> Backlog:
         if self.view is None:
-            self.view = Backlog(self.name, tuple(self.added), min(self.added.values(), default=None), self.tags)
+            oldest_since = min(self.added.values(), default=None)
+            self.view = Backlog(self.name, tuple(self.added), oldest_since, self.tags, self.last_added_at)
         return self.view
 
 

@@ -269,13 +269,15 @@ class Launch:
 class Backlog:
     """The tasks waiting in a queue, in the queue's order. ``oldest_since`` is when the longest-waiting one was added.
 
-    ``tags`` are the queue's own.
+    ``tags`` are the queue's own. ``last_added_at`` is when a task was last put into the queue, as far as the server tells: a task
+    that came and was pulled between two looks shows in nothing else.
     """
 
     queue: QueueName
     task_ids: tuple[TaskId, ...] = ()
     oldest_since: float | None = None
     tags: tuple[str, ...] = ()
+    last_added_at: float | None = field(default=None, compare=False)  # other changes may move it, too
 
     def __len__(self) -> int:
         return len(self.task_ids)

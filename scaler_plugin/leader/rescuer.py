@@ -6,16 +6,17 @@ are open or instances end; otherwise only now and then. What looks stranded is a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
 
 from scaler_plugin.coordination.election import Election
-from scaler_plugin.core.model import InstanceId, ServerTask, TaskId
+from scaler_plugin.core.model import InstanceId, QueueName, ServerTask, TaskId
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, TaskServer
-from scaler_plugin.core.rescue import Stranded, confirmed, find_duplicates, find_ghosts, find_stranded
+from scaler_plugin.core.rescue import Duplicate, Stranded, confirmed, find_duplicates, find_ghosts, find_stranded
 from scaler_plugin.errors import NotLeader
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
@@ -50,6 +51,8 @@ class Rescuer:
         self._next_at = float("-inf")
         self._found: dict[TaskId, Stranded] = {}
         self._open_tasks = 0
+        self._last_added: Mapping[QueueName, float | None] = {}  # as of the last sweep
+        self._duplicates: frozenset[Duplicate] = frozenset()  # those that an event tells of
         self._swept = False
         self._ended: frozenset[InstanceId] | None = None  # those whose ghosts have been looked for
 
@@ -73,6 +76,7 @@ class Rescuer:
         if tasks is None:
             return
         self._open_tasks = len(tasks)
+        self._last_added = {queue: backlog.last_added_at for queue, backlog in observation.backlogs.items()}
         self._swept = True
         found = find_stranded(observation, tasks, policy, self._found, self._clock.now(), now)
         for stranded in confirmed(found, now):
@@ -86,7 +90,10 @@ class Rescuer:
         return (
             self._open_tasks > 0
             or any(node.busy for node in observation.nodes)
-            or any(len(backlog) for backlog in (observation.backlogs or {}).values())
+            or any(
+                len(backlog) or backlog.last_added_at != self._last_added.get(backlog.queue)
+                for backlog in (observation.backlogs or {}).values()
+            )
         )
 
     def _rescue(self, stranded: Stranded, policy: ClusterPolicy) -> None:
@@ -110,13 +117,17 @@ class Rescuer:
             self._journal.record("rescue_given_up", task.task_id, reason, detail=stranded.cause.value)
 
     def _report_duplicates(self, observation: Observation) -> None:
-        for duplicate in find_duplicates(observation.live_nodes):
-            nodes = " and ".join(duplicate.nodes)
+        duplicates = find_duplicates(observation.live_nodes)
+        for duplicate in duplicates:
+            sentence = f"Task {duplicate.task_id} runs on {' and '.join(duplicate.nodes)} at the same time."
             self._problems.report(
                 f"task {duplicate.task_id}",
-                f"Task {duplicate.task_id} runs on {nodes} at the same time.",
+                sentence,
                 "Abort it in ClearML and enqueue it once; see the events for how it came to be there.",
             )
+            if duplicate not in self._duplicates:
+                self._journal.record("task_on_two_nodes", duplicate.task_id, sentence)
+        self._duplicates = frozenset(duplicates)
 
     def _unregister_ghosts(self, observation: Observation, policy: ClusterPolicy) -> None:
         workers = self._clearml.ask(self._server.workers)
