@@ -59,6 +59,20 @@ def test_tasks_wait_in_the_order_in_which_they_will_be_pulled(world: World, queu
     assert world.leader.backlogs([queue])[queue].task_ids == tuple(reversed(tasks[:-1]))
 
 
+def test_a_queue_tells_of_a_task_that_came_and_went_between_two_looks(world: World, queue: QueueName) -> None:
+    world.enqueue(world.create_task(), queue)
+    world.get_next_task(queue)
+    before = world.leader.backlogs([queue])[queue]
+    world.let_time_pass()
+    world.enqueue(world.create_task(), queue)
+    world.get_next_task(queue)
+    after = world.leader.backlogs([queue])[queue]
+    assert (len(before), len(after)) == (0, 0)
+    assert before.last_added_at is not None
+    assert after.last_added_at is not None
+    assert after.last_added_at > before.last_added_at
+
+
 def test_the_oldest_wait_is_that_of_the_tasks_still_there(world: World, queue: QueueName) -> None:
     for _ in range(2):
         world.enqueue(world.create_task(), queue)
