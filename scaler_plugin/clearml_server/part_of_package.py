@@ -10,7 +10,8 @@ from importlib.util import find_spec, module_from_spec
 
 @contextmanager
 def without_init(package: str) -> Iterator[None]:
-    """Within this, ``import package.part`` runs only the part's code. Whoever imports the package afterwards gets it whole.
+    """Within this, ``import package.part`` runs only the part's code. Whoever imports the package afterwards gets it whole;
+    other parts of it must not be imported before that, as they would find their parent missing.
 
     A package that is loaded already stays as it is.
     """

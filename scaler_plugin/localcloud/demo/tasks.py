@@ -47,6 +47,8 @@ class DemoTasks:
         os.environ.update(environment)
         # The SDK prints some of its warnings; with --json a program reads stdout.
         with contextlib.redirect_stdout(sys.stderr):
+            # The whole package first: where its session was loaded alone before, the client's own import would go in a circle.
+            import clearml  # noqa: F401, PLC0415
             from clearml.backend_api.session.client import APIClient  # noqa: PLC0415
 
             from scaler_plugin.clearml_server.session import DaemonSession  # noqa: PLC0415
