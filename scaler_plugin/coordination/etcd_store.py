@@ -45,7 +45,9 @@ def open_store(
     ``ca``, ``cert`` and ``key`` are PEM files; each call takes at most ``timeout_s`` over all endpoints.
     Raises :class:`~scaler_plugin.errors.ConfigError` for arguments that cannot work.
     """
-    return EtcdStore(make_access(endpoints, ca=ca, cert=cert, key=key, user=user, password=password, timeout_s=timeout_s))
+    return EtcdStore(
+        make_access(endpoints, ca=ca, cert=cert, key=key, user=user, password=password, timeout_s=timeout_s)
+    )
 
 
 def make_access(

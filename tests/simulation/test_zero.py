@@ -156,9 +156,7 @@ def test_a_minimum_is_kept_from_zero() -> None:
 def test_a_probe_that_comes_up_while_a_dead_leaders_key_still_stands_waits_and_leads() -> None:
     world = make_world()
     task = world.submit(QUEUE, 3000.0)
-    run_until(
-        world, "the task runs", lambda: status(world, task) is TaskStatus.IN_PROGRESS, EVERY_S + 2 * BOOT_S + 30
-    )
+    run_until(world, "the task runs", lambda: status(world, task) is TaskStatus.IN_PROGRESS, EVERY_S + 2 * BOOT_S + 30)
     world.run_until(4 * EVERY_S + BOOT_S - 2.0)
     for instance_id in world.living_instances():
         world.fleet.interrupt(instance_id)
