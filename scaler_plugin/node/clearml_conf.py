@@ -23,6 +23,12 @@ PATH_VARIABLE = "CLEARML_CONFIG_FILE"
 
 FILE_NAME = "clearml.conf"
 
+#: The agent prints its configuration at each start and into each task's console. Its own list leaves access keys readable.
+HIDDEN_WHEN_PRINTED = (
+    "agent.sanitize_config_printout.hide_secrets: "
+    '["secret", "pass", "token", "account_key", "contents", "access_key", "^key$"]'
+)
+
 
 def clearml_conf(config: ScalerConfig, pool: PoolConfig, base: str) -> str | None:
     """The file's text in HOCON, where a later value of the same path wins; ``None`` if there is nothing to write.
@@ -47,7 +53,10 @@ def clearml_conf(config: ScalerConfig, pool: PoolConfig, base: str) -> str | Non
     if not values and not pool.extra_clearml_conf:
         return None
     # JSON strings are HOCON strings, so no value can break out of its quotes; but the agent's reader takes no \u escapes.
-    lines = [f"{path}: {json.dumps(value, ensure_ascii=False)}" for path, value in values.items()]
+    lines = [
+        HIDDEN_WHEN_PRINTED,
+        *(f"{path}: {json.dumps(value, ensure_ascii=False)}" for path, value in values.items()),
+    ]
     return "\n".join(part for part in (base, *lines, pool.extra_clearml_conf or "") if part) + "\n"
 
 

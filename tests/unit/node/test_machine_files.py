@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import time
 from pathlib import Path
@@ -102,6 +103,20 @@ def test_secrets_with_any_characters_arrive_as_they_are_and_stand_over_the_machi
     assert (read["agent.git_user"], read["agent.git_pass"]) == ("bot", NASTY)
     assert read["agent.default_docker.image"] == "mine"
     assert read["sdk.kept"] == 7
+
+
+def test_the_agent_is_told_to_hide_access_keys_too_when_it_prints_its_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It prints it at each start and into every task's console, where its own list would leave them readable."""
+    monkeypatch.setenv("AK", "key")
+    made = config(clearml="clearml: {access_key: 'env:AK', secret_key: 'env:AK'}")
+    text = clearml_conf(made, made.pools[0], "")
+    assert text is not None
+    hidden = read_hocon(text)["agent.sanitize_config_printout.hide_secrets"]
+    for key in ("access_key", "secret_key", "git_pass", "key"):
+        assert any(re.search(pattern, key) for pattern in hidden)
+    assert not any(re.search(pattern, "key_name") for pattern in hidden)
 
 
 def test_without_any_setting_there_is_no_file_to_write() -> None:

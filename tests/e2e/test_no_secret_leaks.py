@@ -1,0 +1,316 @@
+"""Secrets stay where they belong: a whole cluster runs on canaries, and everything that others could see is searched for them.
+
+The cluster gets its secrets as a real one does, by reference: ClearML's keys, a git password, etcd's password. AWS credentials
+lie in a file, where on EC2 the metadata service would have them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.coordination.etcd_store import open_store
+from scaler_plugin.localcloud.default_config import default_config
+from scaler_plugin.localcloud.demo.scene import DONE, Scene
+from scaler_plugin.localcloud.demo.tasks import DemoTasks
+from scaler_plugin.localcloud.demo.watcher import Watcher
+from scaler_plugin.localcloud.etcd import EtcdProcess, etcd_binary
+from scaler_plugin.localcloud.interruption import Interruption
+from scaler_plugin.localcloud.machines.process_tree import MACHINE_MARKER
+from scaler_plugin.localcloud.world import World, WorldOptions
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("no_secret_leaks"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the SDK's parser
+]
+
+TASKS = 2
+TASK_SECONDS = 40
+TASK_SCRIPT = "sleep.py"  # of the demo's tasks
+PATIENCE_S = 180.0
+
+
+class DiscreetWorld(World):
+    """A local cloud whose machines find no key in their environment."""
+
+    def user_environment(self) -> dict[str, str]:
+        """What the person who enqueues tasks has."""
+        return super().clearml_environment()
+
+    def clearml_environment(self) -> dict[str, str]:
+        return {name: value for name, value in super().clearml_environment().items() if not name.endswith("_KEY")}
+
+    def exports(self) -> dict[str, str]:
+        return self._discreet(super().exports())
+
+    def _cloud_in(self, region: str) -> dict[str, str]:
+        return self._discreet(super()._cloud_in(region))
+
+    def _discreet(self, environment: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in environment.items() if not name.startswith(("AWS_ACCESS", "AWS_SECRET"))}
+        return {**kept, "AWS_SHARED_CREDENTIALS_FILE": self._caller["TEST_AWS_CREDENTIALS"]}
+
+
+@dataclass
+class Stage:
+    world: DiscreetWorld
+    secrets_folder: Path
+    canaries: dict[str, str]
+    etcd_root: str
+    look: Callable[[], Scene]
+    console_of: Callable[[str], str]
+    scene: Scene = field(default_factory=lambda: Scene(0.0))
+
+    def until(self, condition: Callable[[Scene], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition(self.scene):
+            assert time.monotonic() < deadline, f"it did not happen: {self.scene}\n{self.consoles()}"
+            time.sleep(0.2)
+            self.scene = self.look()
+
+    def found_in(self, text: str) -> list[str]:
+        """Which canaries are in the text."""
+        return [name for name, value in self.canaries.items() if value in text]
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of every machine: supervisors, sidecars, agents, tasks."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MACHINE_MARKER, "").startswith(str(self.world.folder)):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def consoles(self) -> str:
+        """The end of what each machine has said, for whoever reads of a failure."""
+        return "\n".join(
+            f"{path}\n{path.read_text()[-2000:]}" for path in self.machine_files() if path.name == "console.log"
+        )
+
+    def machine_files(self) -> Iterator[Path]:
+        for name in ("machines", "standby"):
+            yield from (
+                path for path in (self.world.folder / name).rglob("*") if path.is_file() and not path.is_symlink()
+            )
+
+    def command(self, *arguments: str) -> str:
+        """What a person sees who calls this, stdout and stderr."""
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("CLEARML_", "SCALER_"))},
+            "SCALER_ETCD": ",".join(self.world.address.etcd.endpoints),
+            "SCALER_ETCD_USER": "node",
+            "SCALER_ETCD_PASSWORD_FILE": str(self.secrets_folder / "etcd-password"),
+            "SCALER_CLUSTER": self.world.config.cluster,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "scaler_plugin", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout + done.stderr
+
+
+def configuration(folder: Path) -> ScalerConfig:
+    """The local cloud's default, with a reference wherever a secret may be named."""
+    shown = yaml.safe_load(default_config().model_dump_json(exclude_unset=True))
+    for pool in shown["pools"]:
+        pool["git"] = {"user": "bot", "password": f"file:{folder}/git-password"}
+    shown["clearml"] = {"access_key": f"file:{folder}/access-key", "secret_key": f"file:{folder}/secret-key"}
+    shown["etcd"] = {"user": "node", "password": f"file:{folder}/etcd-password"}
+    return parse_yaml(yaml.safe_dump(shown))
+
+
+def write_secret(path: Path, text: str) -> None:
+    path.touch(0o600)
+    path.write_text(text)
+
+
+def guard(etcd: EtcdProcess, password: str, root: str) -> None:
+    """Two users: the nodes' own, for the cluster's keys only, and root."""
+    for arguments in (
+        ("user", "add", f"root:{root}"), ("user", "grant-role", "root", "root"), ("role", "add", "nodes"),
+        ("role", "grant-permission", "nodes", "readwrite", "--prefix=true", "/scaler-sidecar/"),
+        ("user", "add", f"node:{password}"), ("user", "grant-role", "node", "nodes"), ("auth", "enable"),
+    ):  # fmt: skip
+        command = [str(etcd_binary("etcdctl")), f"--endpoints={etcd.endpoint}", *arguments]
+        subprocess.run(command, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True)
+
+
+def console_reader(user: Mapping[str, str]) -> Callable[[str], str]:
+    """A task's console as ClearML keeps it, for all who may see the task."""
+    keys = user["CLEARML_API_ACCESS_KEY"], user["CLEARML_API_SECRET_KEY"]
+
+    def read(task: str) -> str:
+        url = f"{user['CLEARML_API_HOST']}/events.get_task_log"
+        answer = requests.post(url, json={"task": task, "batch_size": 5000}, auth=keys, timeout=10)
+        answer.raise_for_status()
+        return answer.text
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    """A cluster in the middle of its work: a standby leads, two workers run a task each."""
+    before, tempdir = dict(os.environ), tempfile.tempdir
+    folder = Path(tempfile.mkdtemp(prefix="leak-", dir="/tmp"))
+    tempfile.tempdir = str(folder)
+    canaries = {
+        name: f"canary{secrets.token_hex(12)}" for name in ("git-password", "etcd-password", "aws-key", "aws-secret")
+    }
+    credentials = folder / "aws-credentials"
+    write_secret(
+        credentials,
+        f"[default]\naws_access_key_id = {canaries['aws-key']}\naws_secret_access_key = {canaries['aws-secret']}\n",
+    )
+    for name in ("git-password", "etcd-password"):
+        write_secret(folder / name, canaries[name] + "\n")
+    etcd_root = secrets.token_hex(8)
+    login = {"SCALER_ETCD_USER": "node", "SCALER_ETCD_PASSWORD_FILE": str(folder / "etcd-password")}
+    caller = {**os.environ, **login, "TEST_AWS_CREDENTIALS": str(credentials)}
+    try:
+        with EtcdProcess(folder / "etcd") as etcd:
+            guard(etcd, canaries["etcd-password"], etcd_root)
+            options = WorldOptions(configuration(folder), boot_delay_s=0.0, etcd=etcd.endpoint.removeprefix("http://"))
+            world = DiscreetWorld(options, Interruption(), caller)
+            with world:
+                user = world.user_environment()
+                canaries |= {"access-key": user["CLEARML_API_ACCESS_KEY"], "secret-key": user["CLEARML_API_SECRET_KEY"]}
+                for name in ("access-key", "secret-key"):
+                    write_secret(folder / name, canaries[name])
+                world.start_standby()
+                tasks = DemoTasks(user)
+                tasks.enqueue(TASKS, [queue for pool in world.config.pools for queue in pool.queues], TASK_SECONDS)
+                store = world.open_store()
+                watcher = Watcher(store, world.keys, world.ec2_client(), tasks.look, time.time(), 0.5)
+                made = Stage(world, folder, canaries, etcd_root, watcher.look, console_reader(user))
+                made.until(
+                    lambda scene: len(scene.tasks) == TASKS and all(t.status == "in_progress" for t in scene.tasks)
+                )
+                made.until(lambda _: sum(p.cmdline()[-1:] == [TASK_SCRIPT] for p in made.processes()) >= TASKS)
+                yield made
+                store.close()
+                tasks.close()
+    finally:
+        tempfile.tempdir = tempdir
+        os.environ.clear()
+        os.environ.update(before)
+        shutil.rmtree(folder)
+
+
+def test_no_process_has_a_secret_among_its_arguments(stage: Stage) -> None:
+    seen = [" ".join(process.cmdline()) for process in stage.processes()]
+    assert any(line.endswith(TASK_SCRIPT) for line in seen), "no task runs, so nothing is proven"
+    assert any(" agent " in line for line in seen)
+    assert any(" run" in line or "scaler_plugin.node" in line for line in seen)
+    assert [line for line in seen if stage.found_in(line)] == []
+
+
+def test_no_process_has_a_secret_in_its_environment_not_even_a_task(stage: Stage) -> None:
+    leaks = [
+        (name, stage.found_in(value), " ".join(process.cmdline())[:80])
+        for process in stage.processes()
+        for name, value in process.environ().items()
+        if stage.found_in(value)
+    ]
+    assert leaks == []
+
+
+def test_no_value_and_no_key_in_etcd_holds_a_secret(stage: Stage) -> None:
+    reader = open_store(stage.world.address.etcd.endpoints, user="root", password=stage.etcd_root)
+    entries = reader.get_prefix("")
+    reader.close()
+    assert {"config", "leader", "view"} <= {entry.key.removeprefix(stage.world.keys.root) for entry in entries}
+    assert any("/nodes/" in entry.key for entry in entries)
+    assert any("/events/" in entry.key for entry in entries)
+    leaks = {
+        entry.key: stage.found_in(entry.key + entry.value)
+        for entry in entries
+        if stage.found_in(entry.key + entry.value)
+    }
+    assert leaks == {}
+
+
+def test_no_instance_has_a_secret_in_its_user_data_or_its_tags(stage: Stage) -> None:
+    client = stage.world.ec2_client()
+    instances = [i for r in client.describe_instances()["Reservations"] for i in r["Instances"]]
+    assert len(instances) >= TASKS
+    for instance in instances:
+        answer = client.describe_instance_attribute(InstanceId=instance["InstanceId"], Attribute="userData")
+        text = base64.b64decode(answer["UserData"]["Value"]).decode()
+        assert "file:" in text  # it names the place of etcd's password
+        assert stage.found_in(text + str(instance)) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("status", "--json"), ("config", "show"), ("etcd", "status", "--json")],
+    ids=" ".join,
+)
+def test_no_command_shows_a_secret(stage: Stage, command: tuple[str, ...]) -> None:
+    shown = stage.command(*command)
+    assert shown
+    assert stage.found_in(shown) == []
+
+
+def test_files_with_secrets_are_their_owners_alone_and_none_is_in_reach_of_others(stage: Stage) -> None:
+    holders = {}
+    for path in stage.machine_files():
+        found = stage.found_in(path.read_text(errors="replace"))
+        if found:
+            holders[path] = found
+    assert any(path.name == "clearml.conf" for path in holders), "no machine has its secrets, so nothing is proven"
+    for path, found in holders.items():
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if path.name == "clearml.conf":
+            assert mode == 0o600, f"{path} holds {found} and has mode {mode:o}"
+        else:
+            # The agent writes copies of its configuration with mode 0644 into its TMPDIR, which therefore is nobody else's.
+            assert re.search(r"/tmp/\.clearml_agent\.\w+\.cfg$", str(path)), f"{path} holds {found}"
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700, path.parent
+        assert "etcd-password" not in found, path  # read at each start, kept nowhere
+        assert not {"aws-key", "aws-secret"} & set(found), path
+
+
+def test_nothing_that_is_logged_while_or_after_it_works_holds_a_secret(stage: Stage) -> None:
+    stage.until(lambda scene: all(task.status in DONE for task in scene.tasks))
+    consoles = [path for path in stage.machine_files() if path.suffix == ".log" or "console" in path.name]
+    assert len(consoles) >= TASKS + 1
+    for path in consoles:
+        text = path.read_text(errors="replace")
+        assert text, path
+        assert stage.found_in(text) == [], path
+        # Nor what is made of secrets: tokens, logins in URLs.
+        assert not re.search(r"Bearer [A-Za-z0-9._-]{20,}|://[^/\s:@]+:[^/\s@*]{4,}@", text), path
+
+
+def test_no_tasks_console_in_clearml_holds_a_secret(stage: Stage) -> None:
+    stage.until(lambda scene: all(task.status in DONE for task in scene.tasks))
+    for task in stage.scene.tasks:
+        console = stage.console_of(task.id)
+        assert f"second {TASK_SECONDS} of {TASK_SECONDS}" in console
+        assert stage.found_in(console) == []
