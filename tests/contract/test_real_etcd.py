@@ -157,19 +157,24 @@ def set_up(etcd: RealEtcd, size: int) -> None:
         member.start()
     until_answers(etcd)
     for _ in range(2):  # again, to show that it may be
-        done = subprocess.run(
-            [str(BOOTSTRAP / "auth.sh")],
-            env={
-                **os.environ,
-                "ENDPOINT": f"https://{etcd.endpoints[0]}",
-                "CERTS": str(etcd.certs),
-                "ETCDCTL": str(etcd_binary("etcdctl")),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        authenticate(etcd)
+
+
+def authenticate(etcd: RealEtcd, user: str = "scaler") -> None:
+    done = subprocess.run(
+        [str(BOOTSTRAP / "auth.sh")],
+        env={
+            **os.environ,
+            "ENDPOINT": f"https://{etcd.endpoints[0]}",
+            "CERTS": str(etcd.certs),
+            "ETCDCTL": str(etcd_binary("etcdctl")),
+            "NODE_USER": user,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one-member", "three-members"])
@@ -258,6 +263,19 @@ def test_a_certificate_of_a_user_that_etcd_does_not_know_opens_nothing(etcd: Rea
     with pytest.raises(StoreRefused):
         newcomer.get(f"{PREFIX}a")
     newcomer.close()
+
+
+def test_a_stolen_certificate_ends_with_its_user_and_another_user_takes_over(etcd: RealEtcd) -> None:
+    assert scaler_sidecar("etcd", "certs", str(etcd.certs), "--user", "stolen").returncode == 0
+    authenticate(etcd, "stolen")
+    thief, successor = etcd.open("stolen"), etcd.open()
+    assert thief.transact([], [Put(f"{PREFIX}a", "mine")]).succeeded
+    assert etcd.etcdctl("user", "delete", "stolen").returncode == 0
+    with pytest.raises(StoreRefused):
+        thief.get(f"{PREFIX}a")
+    assert successor.get(f"{PREFIX}a") is not None
+    thief.close()
+    successor.close()
 
 
 def test_a_members_certificate_makes_nobody_a_user(etcd: RealEtcd) -> None:
