@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from werkzeug.serving import make_server
 
@@ -37,19 +39,41 @@ def main() -> int:
         threading.Thread(target=_end_at_eof, daemon=True).start()
 
     # After the signals' handlers: loading moto takes a second.
-    from scaler_plugin.localcloud.ec2.account import RequestHandler  # noqa: PLC0415
+    from scaler_plugin.localcloud.ec2.account import ACCOUNT_ID, RequestHandler  # noqa: PLC0415
     from scaler_plugin.localcloud.ec2.double import Ec2Double  # noqa: PLC0415
+    from scaler_plugin.localcloud.ec2.schedules import ScheduleRunner  # noqa: PLC0415
 
     double = Ec2Double(
         options.state, boot_after_s=options.boot_after, end_after_s=options.end_after, images=options.image
     )
     server = make_server(options.host, options.port, double, threaded=True, request_handler=RequestHandler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+    schedules = ScheduleRunner(ACCOUNT_ID, _run_instances_at(f"http://{options.host}:{server.port}"), double.now)
+    schedules.start()
     print(f"READY http://{options.host}:{server.port}", flush=True)
     ended.wait()
+    schedules.stop()
     server.shutdown()
     double.close()
     return 0
+
+
+def _run_instances_at(url: str) -> Callable[[str, dict[str, Any]], object]:
+    """RunInstances as anybody calls it, over the wire: with faults, states and journal."""
+
+    def run_instances(region: str, parameters: dict[str, Any]) -> object:
+        import boto3  # noqa: PLC0415  (only a double with a schedule needs it)
+
+        client = boto3.client(
+            "ec2",
+            region_name=region,
+            endpoint_url=url,
+            aws_access_key_id="schedule",
+            aws_secret_access_key="schedule",
+        )
+        return client.run_instances(**parameters)
+
+    return run_instances
 
 
 def _end_at_eof() -> None:

@@ -151,7 +151,12 @@ class Account:
                 for reservation_id in set(backend.reservations) - known:
                     del backend.reservations[reservation_id]
                 raise
+            template = kwargs.get("launch_template")
+            said = backend._get_template_from_args(template).data if template else {}
             for instance in reservation.instances:
+                if not kwargs.get("instance_initiated_shutdown_behavior"):  # moto reads it from the call only
+                    behavior = said.get("InstanceInitiatedShutdownBehavior", "stop")
+                    instance.instance_initiated_shutdown_behavior = behavior
                 launched = _utc(self._now).replace(tzinfo=None)
                 instance.launch_time = launched
                 for part in (*instance.nics.values(), *instance.block_device_mapping.values()):

@@ -12,19 +12,10 @@ import boto3
 import pytest
 from typer.testing import CliRunner
 
-from scaler_plugin.bootstrapping.account import Account
-from scaler_plugin.bootstrapping.deployment import Deployment
-from scaler_plugin.bootstrapping.survey import survey
-from scaler_plugin.bootstrapping.template import render_template
 from scaler_plugin.cli.app import app
 from scaler_plugin.cloud.user_data import parse_user_data
-from scaler_plugin.config.connect import EtcdSettings
-from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.core.model import NodeRole
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
-from scaler_plugin.node.assembly import UserDataWriter
-
-from .moto_limits import make_schedule, without_schedule
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("stack_in_the_double")]
 
@@ -168,33 +159,26 @@ def test_what_could_not_start_is_refused_before_anything_is_made(file: str) -> N
 
 
 def test_a_probe_launched_by_the_schedule_or_by_wake_is_the_same(file: str) -> None:
-    config = parse_yaml(PROBE, "test")
     Path(file).write_text(PROBE)
-    account = Account(config.aws)
-    surveyed = survey(config, account)
-    assert surveyed.errors == ()
-    template = render_template(config, surveyed.ground, UserDataWriter(EtcdSettings(()), config.prefix).probe(config))
-    rest, schedule = without_schedule(template)
-    deployment = Deployment(account, "research-stack", lambda _line: None, lambda _s: None)
-    assert deployment.apply(rest, {})
-    role = deployment.resource_id("ProbeRole")
-    ids = {
-        "ProbeTemplate": str(deployment.resource_id("ProbeTemplate")),
-        "ProbeRoleArn": f"arn:aws:iam::123456789012:role/{role}",
-    }
-    call = make_schedule(client("scheduler"), schedule, ids)
+    run("bootstrap", "apply", file)
+    (listed,) = client("scheduler").list_schedules()["Schedules"]
+    schedule = client("scheduler").get_schedule(Name=listed["Name"])
+    assert schedule["ScheduleExpression"] == "rate(5 minutes)"
     # What the scheduler does at each execution; a second delivery of the same one starts nothing.
+    call = json.loads(schedule["Target"]["Input"].replace("<aws.scheduler.execution-id>", "d32c5kddcf5bb8c3"))
     for _ in range(2):
-        client("ec2").run_instances(**json.loads(call.replace("<aws.scheduler.execution-id>", "d32c5kddcf5bb8c3")))
+        client("ec2").run_instances(**call)
     assert "Launched the probe i-" in run("wake", file)
     scheduled, woken = instances()
     for probe in (scheduled, woken):
         tags = {tag["Key"]: tag["Value"] for tag in probe["Tags"] if not tag["Key"].startswith("aws:")}
         assert tags == {"Name": "research-probe", "scaler-sidecar:cluster": "research", "scaler-sidecar:role": "probe"}
         assert probe["InstanceType"] == "t3.micro"
-    data = client("ec2").describe_launch_template_versions(LaunchTemplateId=ids["ProbeTemplate"])
-    text = base64.b64decode(data["LaunchTemplateVersions"][0]["LaunchTemplateData"]["UserData"]).decode()
-    assert parse_user_data(text).role is NodeRole.PROBE
+        asked = {"InstanceId": probe["InstanceId"], "Attribute": "userData"}
+        text = base64.b64decode(client("ec2").describe_instance_attribute(**asked)["UserData"]["Value"]).decode()
+        assert parse_user_data(text).role is NodeRole.PROBE
+    run("bootstrap", "destroy", file, "--yes", "--terminate")
+    assert client("scheduler").list_schedules()["Schedules"] == []
 
 
 def test_without_credentials_it_is_a_sentence_and_exit_code_5(
