@@ -1,15 +1,18 @@
 """The instance metadata service of one local instance, on a port of loopback of its own.
 
 What it guarantees: reads without a token, with an unknown or an expired one get 401, as IMDSv2 does; values are read from
-their source at each request, so they may change. What it does not: no IMDSv1, no roles' credentials, no hop limit.
+their source at each request, so they may change; with a ``hop_limit`` answers live for so many hops, as EC2 does it. What it does
+not: no IMDSv1; the credentials of a ``role`` never expire.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,11 +30,31 @@ LONGEST_TOKEN_S = 21600
 ACCOUNT_ID = "123456789012"
 
 
+@dataclass(frozen=True)
+class RoleCredentials:
+    """What the instance's role gives to whoever reaches this service."""
+
+    role: str
+    access_key: str
+    secret_key: str
+    session_token: str
+
+
 class ImdsServer:
-    def __init__(self, source: Source, port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        source: Source,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        role: RoleCredentials | None = None,
+        hop_limit: int | None = None,
+    ) -> None:
         self._source = source
         self._port = port
         self._host = host
+        self._role = role
+        self._hop_limit = hop_limit
         self._tokens: dict[str, float] = {}
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
@@ -40,6 +63,8 @@ class ImdsServer:
         """Answer from a thread of this process, and return the URL for ``AWS_EC2_METADATA_SERVICE_ENDPOINT``."""
         self._server = server = ThreadingHTTPServer((self._host, self._port), self._handler())
         server.daemon_threads = True
+        if self._hop_limit is not None:  # accepted connections take it over
+            server.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, self._hop_limit)
         self._port = server.server_address[1]
         self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
@@ -69,8 +94,8 @@ class ImdsServer:
 
     def value(self, path: str) -> str | None:
         """What stands at a path under ``/latest/``, ``None`` for nothing."""
-        facts = self._facts()
-        return _values(facts).get(path.strip("/"))
+        values = _values(self._facts()) | (_role_values(self._role) if self._role else {})
+        return values.get(path.strip("/"))
 
     def _facts(self) -> InstanceFacts:
         if isinstance(self._source, InstanceFacts):
@@ -169,6 +194,20 @@ def _values(facts: InstanceFacts) -> dict[str, str]:
         notice = {"noticeTime": _iso(facts.rebalance_recommended_at)}
         values["meta-data/events/recommendations/rebalance"] = json.dumps(notice)
     return values
+
+
+def _role_values(role: RoleCredentials) -> dict[str, str]:
+    folder = "meta-data/iam/security-credentials"
+    credentials = {
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "AccessKeyId": role.access_key,
+        "SecretAccessKey": role.secret_key,
+        "Token": role.session_token,
+        "LastUpdated": "2026-01-01T00:00:00Z",
+        "Expiration": "2099-01-01T00:00:00Z",
+    }
+    return {folder: role.role, f"{folder}/{role.role}": json.dumps(credentials)}
 
 
 def _event(event: ScheduledEvent) -> dict[str, str]:

@@ -20,7 +20,7 @@ from scaler_plugin.cloud.metadata import (
 )
 from scaler_plugin.core.model import InstanceId, Market
 from scaler_plugin.errors import CloudUnavailable
-from scaler_plugin.localcloud.imds import ImdsServer, write_facts
+from scaler_plugin.localcloud.imds import ImdsServer, RoleCredentials, write_facts
 
 FACTS = InstanceFacts(
     instance_id=InstanceId("i-0123456789abcdef0"),
@@ -145,5 +145,19 @@ class TestTheRealService:
             assert metadata.user_data() == FACTS.user_data
             write_facts(path, replace(FACTS, spot_interruption=SpotInterruption("stop", AT)))
             assert metadata.spot_interruption() == SpotInterruption("stop", AT)
+        finally:
+            server.stop()
+
+
+@pytest.mark.real
+def test_boto3_takes_the_credentials_of_a_role_from_the_stand_in_and_none_where_there_is_no_role() -> None:
+    from botocore.utils import InstanceMetadataFetcher  # noqa: PLC0415
+
+    role = RoleCredentials("node", "ASIAEXAMPLE", "secret", "session")
+    for given, expected in ((role, "ASIAEXAMPLE"), (None, None)):
+        server = ImdsServer(FACTS, role=given)
+        try:
+            fetcher = InstanceMetadataFetcher(base_url=server.start(), num_attempts=1)
+            assert fetcher.retrieve_iam_role_credentials().get("access_key") == expected
         finally:
             server.stop()
