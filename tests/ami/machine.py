@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 METADATA_ADDRESS = "169.254.169.254"
 _CLONE_NEWNET = 0x40000000
+_numbers = count()
 
 
 def wait_for(what: str, condition: Callable[[], T], deadline_s: float = 60.0) -> T:
@@ -69,6 +71,31 @@ class NetworkNamespace:
             os.close(fd)
 
 
+class ControlGroup:
+    """A control group of its own for one machine. In a common one the machines' systemds would end each other's processes."""
+
+    def __init__(self) -> None:
+        self._name = f"scaler-machine-{os.getpid()}-{next(_numbers)}"
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        # The one hierarchy of today's hosts, or on older ones systemd's own beside it.
+        hierarchies = [m[1] for m in mounts if m[2] == "cgroup2" or (m[2] == "cgroup" and "name=systemd" in m[3])]
+        self._folders = [Path(hierarchy) / self._name for hierarchy in hierarchies]
+        for folder in self._folders:
+            folder.mkdir()
+
+    def enter_and_run(self, command: Sequence[str]) -> list[str]:
+        """The command, with what must come before it."""
+        moves = "".join(f"echo $$ >{folder}/cgroup.procs; " for folder in self._folders)
+        return ["sh", "-ec", f'{moves}exec "$@"', "sh", *command]
+
+    def remove(self) -> None:
+        """Harmless when something still lives in it: then it stays."""
+        for folder in self._folders:
+            for inner, _, _ in os.walk(folder, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(inner)
+
+
 class Machine:
     """``root`` is used in place. Without a ``network`` it is the host's: only for a machine that is being provisioned."""
 
@@ -79,6 +106,7 @@ class Machine:
         self._console = console
         self._network = network
         self._options = tuple(options)
+        self._cgroup = ControlGroup()
         self._nspawn: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,7 +129,7 @@ class Machine:
             command += [f"--network-namespace-path={self._network.path}", "--capability=CAP_NET_ADMIN"]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
-                [*command, *self._options],
+                self._cgroup.enter_and_run([*command, *self._options]),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -163,6 +191,10 @@ class Machine:
 
     def destroy(self) -> None:
         """End it, however it is. Harmless when it has ended."""
+        self._end()
+        self._cgroup.remove()
+
+    def _end(self) -> None:
         if self._nspawn is None or self._nspawn.poll() is not None:
             return
         pid = self._init_pid()
