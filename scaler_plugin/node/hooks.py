@@ -1,7 +1,11 @@
 """Users' scripts as child processes of the sidecar: started, looked at, killed; never waited for.
 
 A script gets a bare environment (path, home and what it is told) and none of the sidecar's secrets, no input, and a process group
-of its own, so that killing it takes what it has started along.
+of its own, so that killing it takes what it has started along. Its output goes through a pipe and fills no disk: a thread reads it
+as fast as it comes and keeps the end.
+
+Not guaranteed: that a script is dead when :meth:`~scaler_plugin.sidecar.ports.HookRun.kill` returns. One that waits for a file
+system that does not answer is dead only when the kernel lets it go.
 """
 
 from __future__ import annotations
@@ -9,58 +13,91 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO
 
 from scaler_plugin.sidecar.ports import HookOutcome, HookRun
 
 #: So much of a script's output, its end, is kept for the event that tells how it went.
 OUTPUT_TAIL_BYTES = 2_000
+#: The pipe ends with its last writer. A script that leaves a child behind is over all the same, after so long.
+LAST_WORDS_S = 0.5
+_READ_BYTES = 65_536
 _PASSED_ON = ("PATH", "HOME", "LANG", "DOCKER_HOST")
 
 
 class ShellHooks:
     """Implements ``sidecar.ports.Hooks`` with ``/bin/sh``."""
 
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[bytes]] = []
+
     def start(self, script: str, environment: Mapping[str, str]) -> HookRun:
+        # Whoever killed a script need not look at it again: what has died since is reaped here.
+        self._started = [process for process in self._started if process.poll() is None]
         inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        reading, writing = os.pipe()
         try:
-            output = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the script has ended)
             process = subprocess.Popen(
                 ["/bin/sh", "-c", script],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=writing,
                 stderr=subprocess.STDOUT,
                 env={**inherited, **environment},
                 cwd="/",
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
+            os.close(reading)
             return _NotStarted(str(error))
-        return _ShellRun(process, output)
+        finally:
+            os.close(writing)
+        self._started.append(process)
+        return _ShellRun(process, _Output(reading))
+
+
+class _Output:
+    """The end of what comes out of a pipe, read to its end by a thread: a writer never has to wait."""
+
+    def __init__(self, reading: int) -> None:
+        self.tail = b""
+        self._reader = threading.Thread(target=self._read, args=(reading,), name="hook-output", daemon=True)
+        self._reader.start()
+
+    @property
+    def complete(self) -> bool:
+        return not self._reader.is_alive()
+
+    def _read(self, reading: int) -> None:
+        try:
+            while part := os.read(reading, _READ_BYTES):
+                self.tail = (self.tail + part)[-OUTPUT_TAIL_BYTES:]
+        finally:
+            os.close(reading)
 
 
 class _ShellRun:
-    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: _Output) -> None:
         self._process = process
         self._output = output
+        self._ended_at: float | None = None
 
     def poll(self) -> HookOutcome | None:
         code = self._process.poll()
         if code is None:
             return None
-        with self._output:
-            size = self._output.seek(0, os.SEEK_END)
-            self._output.seek(max(0, size - OUTPUT_TAIL_BYTES))
-            return HookOutcome(code, self._output.read().decode(errors="replace"))
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+        if not self._output.complete and time.monotonic() - self._ended_at < LAST_WORDS_S:
+            return None
+        return HookOutcome(code, self._output.tail.decode(errors="replace"))
 
     def kill(self) -> None:
-        with suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # the group's id is that of its first process
-        self._process.wait()  # reaped: it was killed, so this returns at once
-        self._output.close()
+        if self._process.poll() is None:  # else its number may be another process's by now
+            with suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # the group's id is that of its first process
 
 
 class _NotStarted:

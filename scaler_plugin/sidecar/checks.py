@@ -1,6 +1,7 @@
 """Runs a pool's own checks beside the sidecar's loop: starts those that are due, looks at those that run, kills those that hang.
 
-Nothing waits for a check, neither the loop nor the end of the node.
+Nothing waits for a check, neither the loop nor the end of the node. One that was killed and does not die (a file system that does
+not answer holds it) is not started again before it is gone: or a busy node would gather one more of them with every round.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class _Kept:
     next_at: float
     run: HookRun | None = None
     started_at: float = 0.0
+    killed: bool = False
 
 
 class CheckRounds:
@@ -58,14 +60,17 @@ class CheckRounds:
         if kept.run is None:
             if now < kept.next_at:
                 return
-            kept.run, kept.started_at = self._hooks.start(check.script, self._environment), now
+            kept.run, kept.started_at, kept.killed = self._hooks.start(check.script, self._environment), now, False
             kept.next_at = now + check.every_s
         outcome = kept.run.poll()
-        if outcome is not None:
+        if kept.killed:
+            if outcome is not None:
+                kept.run = None
+        elif outcome is not None:
             kept.run, kept.verdict = None, judge_check(check, outcome.exit_code, outcome.output)
         elif now - kept.started_at > check.timeout_s:
             kept.run.kill()
-            kept.run, kept.verdict = None, hung(check)
+            kept.killed, kept.verdict = True, hung(check)
             kept.next_at = now + check.every_s
         unusable = kept.verdict.unusable
         if unusable is not None and unusable not in self._reported:

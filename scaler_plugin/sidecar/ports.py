@@ -53,7 +53,7 @@ class HookRun(Protocol):
         """How it ended; ``None`` while it runs. Returns at once."""
 
     def kill(self) -> None:
-        """End it and everything it started, at once."""
+        """Have it and everything it started killed, and return at once; :meth:`poll` tells when it is dead."""
 
 
 class Hooks(Protocol):

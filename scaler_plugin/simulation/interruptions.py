@@ -33,13 +33,17 @@ class _SimRun:
     def __init__(self, hooks: SimHooks, ends_at: float) -> None:
         self._hooks = hooks
         self._ends_at = ends_at
+        self._killed = False
 
     def poll(self) -> HookOutcome | None:
+        if self._killed:
+            return HookOutcome(-9)
         if self._hooks.clock.monotonic() < self._ends_at:
             return None
         return HookOutcome(self._hooks.exit_code, "simulated")
 
     def kill(self) -> None:
+        self._killed = True
         self._hooks.killed += 1
 
 

@@ -39,6 +39,48 @@ def test_of_much_output_only_the_end_is_kept() -> None:
     assert outcome.output.endswith("xend\n")
 
 
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_output_without_end_fills_no_disk_and_holds_no_script_up(tmp_path: Path) -> None:
+    run = ShellHooks().start(
+        f"readlink /proc/$$/fd/2 > {tmp_path}/where; head -c 500000000 /dev/zero; touch {tmp_path}/through; exec cat /dev/zero",
+        {},
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "through").exists():  # it is not looked at meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.kill()
+    assert len(ended(run).output) <= OUTPUT_TAIL_BYTES
+    assert (tmp_path / "where").read_text().startswith("pipe:")
+
+
+def test_a_kill_does_not_wait_for_a_script_that_the_kernel_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing that a test may do makes a process deaf to SIGKILL, so the signal is swallowed instead.
+    run = ShellHooks().start("sleep 1000", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "killpg", lambda *_: None)
+        run.kill()
+    assert run.poll() is None
+    run.kill()
+    assert ended(run).exit_code == -9
+
+
+def test_scripts_that_were_killed_and_forgotten_leave_neither_a_zombie_nor_an_open_file() -> None:
+    hooks, before = ShellHooks(), open_files()
+    pids = []
+    for _ in range(5):
+        run = hooks.start("echo $$; exec sleep 1000", {})
+        pids.append(run._process.pid)  # type: ignore[attr-defined]
+        run.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) or open_files() > before:
+        assert time.monotonic() < deadline
+        ended(hooks.start("true", {}))
+
+
 def test_a_script_sees_what_it_is_told_and_none_of_our_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLEARML_API_SECRET_KEY", "secret")
     outcome = ended(ShellHooks().start("env", {"SCALER_TASK_ID": "abc"}))

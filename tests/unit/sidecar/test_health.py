@@ -156,6 +156,22 @@ def test_a_check_that_hangs_is_killed_counts_as_failed_and_holds_nobody_up(world
     assert "did not end within its timeout of 10 s" in node.host.shutdowns[0]
 
 
+def test_a_check_that_no_kill_ends_is_not_started_again_until_it_is_gone(world: NodeWorld) -> None:
+    world.configure(checks=[CHECK])
+    node = world.worker()
+    world.run(5)
+    assert node.pull()
+    node.hooks.outcomes["check-nfs"], node.hooks.deathless = HANGS, True
+    world.run(3600)
+    assert node.hooks.started["check-nfs"] == 2, "the one that ended well, and the one that hangs"
+    assert world.records()[node.id].state is NodeState.DRAINING
+    node.hooks.runs[-1].deathless = False
+    del node.hooks.outcomes["check-nfs"]
+    world.run(10)
+    assert node.hooks.started["check-nfs"] == 3
+    assert world.records()[node.id].state is NodeState.UP
+
+
 def test_a_hanging_check_does_not_keep_an_idle_node_from_retiring(world: NodeWorld) -> None:
     world.configure(checks=[{**CHECK, "timeout": "10m"}])
     node = world.worker()
