@@ -54,9 +54,9 @@ def launch_first(
 
 def launch_probe(config: ScalerConfig, ground: Ground, deployment: Deployment, account: Account) -> InstanceId:
     """Launch the probe now, as the schedule would. Raises ``ConfigError`` without one, ``CloudError`` for AWS."""
-    if config.zero.mode is not ZeroMode.PROBE:
+    if config.zero_mode is not ZeroMode.PROBE:
         raise ConfigError(
-            f"Cluster {config.cluster} has zero.mode {config.zero.mode.value}, so it has no probe. Something that leads is up "
+            f"Cluster {config.cluster} has zero.mode {config.zero_mode.value}, so it has no probe. Something that leads is up "
             "already, or should be: see `scaler-sidecar status`."
         )
     template = deployment.resource_id("ProbeTemplate")

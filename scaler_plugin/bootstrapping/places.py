@@ -100,7 +100,7 @@ def _check_groups(config: ScalerConfig, account: Account, places: Places) -> Non
 
 def _offers(config: ScalerConfig, account: Account) -> dict[str, frozenset[str]]:
     types = list(dict.fromkeys(type_ for pool in config.pools for type_ in pool.instance_types))
-    if config.zero.mode is ZeroMode.PROBE:
+    if config.zero_mode is ZeroMode.PROBE:
         types.append(config.zero.probe_instance_type)
     found = account.pages(
         "ec2",

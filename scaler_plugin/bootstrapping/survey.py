@@ -80,7 +80,7 @@ def _images(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]
 
 def _types(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
     wanted = [type_ for pool in config.pools for type_ in pool.instance_types]
-    if config.zero.mode is ZeroMode.PROBE:
+    if config.zero_mode is ZeroMode.PROBE:
         wanted.append(config.zero.probe_instance_type)
     found = {}
     # One by one: EC2 refuses the whole call for one unknown type, without saying which.
@@ -161,7 +161,7 @@ def _type_errors(where: str, type_: str, described: dict[str, Any], image: dict[
 def _probe_errors(
     config: ScalerConfig, images: dict[str, dict[str, Any]], types: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
-    if config.zero.mode is not ZeroMode.PROBE:
+    if config.zero_mode is not ZeroMode.PROBE:
         return
     type_, image = config.zero.probe_instance_type, images.get(probe_pool(config).ami)
     if type_ not in types:

@@ -48,8 +48,8 @@ def probe_template_name(config: ScalerConfig) -> str:
 
 
 def probe_pool(config: ScalerConfig) -> PoolConfig:
-    """The pool whose image and place the probe shares: the first one without GPUs, whose image is the smallest."""
-    return next((pool for pool in config.pools if pool.cpu_only), config.pools[0])
+    """The pool whose image and place the probe shares."""
+    return config.probe_pool
 
 
 def probe_tags(config: ScalerConfig) -> dict[str, str]:
@@ -85,7 +85,7 @@ def render_template(config: ScalerConfig, ground: Ground, probe_user_data: str) 
         if name == POOL_PATTERN:
             for pool in config.pools:
                 resources[ids[pool.name]] = fill(resource, {**values, **_pool_values(config, ground, pool)})
-        elif name not in PROBE_PARTS or config.zero.mode is ZeroMode.PROBE:
+        elif name not in PROBE_PARTS or config.zero_mode is ZeroMode.PROBE:
             resources[name] = fill(resource, values)
     template = {**fill({k: v for k, v in pattern.items() if k != "Resources"}, values), "Resources": resources}
     _refuse_too_long(template)

@@ -96,7 +96,7 @@ def apply(file: FileArgument) -> None:
     for name, value in deployment.outputs().items():
         typer.echo(f"  {name}: {value}")
     typer.echo(f"Next: scaler-sidecar config push {file}")
-    if config.zero.mode is ZeroMode.PROBE:
+    if config.zero_mode is ZeroMode.PROBE:
         typer.echo(
             f"The probe looks for tasks every {config.zero.probe_every}; `scaler-sidecar wake {file}` does at once."
         )

@@ -100,7 +100,7 @@ def schema() -> None:
 def _summary(config: ScalerConfig) -> list[str]:
     total = config.max_instances or sum(pool.max_instances for pool in config.pools)
     pools = "1 pool" if len(config.pools) == 1 else f"{len(config.pools)} pools"
-    lines = [f"cluster {config.cluster}: {pools}, at most {total} instances, zero mode {config.zero.mode.value}"]
+    lines = [f"cluster {config.cluster}: {pools}, at most {total} instances, zero mode {config.zero_mode.value}"]
     for pool in config.pools:
         count = f"{pool.min_instances} to {pool.max_instances} {pool.market.value}"
         idle = f"idle {pool.idle_timeout} until it retires" if pool.idle_timeout else "never retires"

@@ -32,7 +32,7 @@ def cluster_policy(config: ScalerConfig) -> ClusterPolicy:
         cluster=config.cluster,
         pools=pools,
         max_instances=config.max_instances or sum(pool.max_instances for pool in pools),
-        zero_mode=config.zero.mode,
+        zero_mode=config.zero_mode,
         poll_interval_s=config.poll_interval.seconds,
     )
 

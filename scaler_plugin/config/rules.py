@@ -195,7 +195,7 @@ class Choice(Rule):
         return self.options(value)
 
     def store(self, value: Any) -> Any:
-        return value.value
+        return None if value is None else value.value
 
     def json_schema(self) -> dict[str, Any]:
         return {"type": "string", "enum": self.values}

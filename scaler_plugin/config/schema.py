@@ -139,14 +139,20 @@ class AwsConfig(Section):
         return f"{self.stack}-{pool}" if self.stack else None
 
 
+def usual_zero_mode(has_stack: bool) -> ZeroMode:
+    """The mode where none was chosen: a probe needs the schedule that a stack brings."""
+    return ZeroMode.PROBE if has_stack else ZeroMode.STANDBY
+
+
 class ZeroConfig(Section):
     """What is left running when there is nothing to do."""
 
-    mode: Annotated[ZeroMode, Choice(ZeroMode)] = Field(
-        ZeroMode.STANDBY,
-        description="`standby`: a sidecar without an agent (`run --standby`) on a machine that is up anyway leads; every worker"
-        " may go. `keep_one`: the last worker stays. `probe`: every worker goes, and a schedule launches a short-lived"
-        " probe every few minutes that looks for tasks.",
+    mode: Annotated[ZeroMode | None, Choice(ZeroMode)] = Field(
+        None,
+        description="`probe`: every worker goes, and a schedule launches a short-lived probe every few minutes that looks for"
+        " tasks. `standby`: a sidecar without an agent (`run --standby`) on a machine that is up anyway leads; every worker"
+        " may go. `keep_one`: the last worker stays. Left out: `probe` where `aws.stack` is set, for that stack has the"
+        " schedule, else `standby`.",
         examples=["standby"],
     )
     probe_every: Annotated[Duration, Timespan("1m", "1d")] = Field(
@@ -206,6 +212,16 @@ class ScalerConfig(Section):
 
     def pool(self, name: str | None) -> PoolConfig | None:
         return next((pool for pool in self.pools if pool.name == name), None)
+
+    @property
+    def probe_pool(self) -> PoolConfig:
+        """The pool whose image and place the probe shares: the first one without GPUs, whose image is the smallest."""
+        return next((pool for pool in self.pools if pool.cpu_only), self.pools[0])
+
+    @property
+    def zero_mode(self) -> ZeroMode:
+        """The zero mode in force; ``zero.mode`` is only what was said about it."""
+        return self.zero.mode or usual_zero_mode(bool(self.aws.stack))
 
     @model_validator(mode="after")
     def _check(self) -> ScalerConfig:

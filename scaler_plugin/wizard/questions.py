@@ -8,7 +8,7 @@ from typing import Any
 
 from scaler_plugin.config.pool_schema import GitConfig, PoolConfig
 from scaler_plugin.config.rules import Choice, ListOf, Rule, Text
-from scaler_plugin.config.schema import ENDPOINT, URL, AwsConfig, ScalerConfig
+from scaler_plugin.config.schema import ENDPOINT, URL, AwsConfig, ScalerConfig, usual_zero_mode
 from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.config.section import Section, rule_of
 from scaler_plugin.core.model import Market
@@ -115,13 +115,12 @@ def ask_surroundings(interview: Interview, given: Given, known: Known, checks: C
         Question("--clearml-api", "ClearML's API server", URL, known.clearml_api or CLEARML_HOSTED, checks.clearml),
         given.clearml_api,
     )
-    # Without a stack there is no schedule, and so no probe.
     zero = interview.answer(
         Question(
             "--zero",
             "When nothing is to do: probe (nothing runs), standby (a sidecar of yours leads), keep_one",
             Choice(ZeroMode),
-            (ZeroMode.PROBE if given.stack else ZeroMode.STANDBY).value,
+            usual_zero_mode(given.stack).value,
         ),
         given.zero,
     )

@@ -38,7 +38,7 @@ pools:
     ami: {DEMO_IMAGE_ID}
     max_instances: 2
 """
-PROBE = CONFIG.replace("mode: standby", "mode: probe")
+PROBE = CONFIG.replace("zero: {mode: standby}\n", "")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,17 @@ def test_a_change_is_shown_setting_by_setting_and_then_made(file: str) -> None:
     assert "+ " not in plan, "nothing is made anew"
     run("bootstrap", "apply", file)
     assert "nothing to change" in run("bootstrap", "plan", file)
+
+
+def test_a_stack_made_without_a_probe_gets_one_when_nothing_is_said_against_it(file: str) -> None:
+    run("bootstrap", "apply", file)
+    Path(file).write_text(PROBE)
+    plan = run("bootstrap", "plan", file)
+    made = [line.split()[1] for line in plan.splitlines() if line.lstrip().startswith("+ ")]
+    assert made == ["ProbeTemplate", "ProbeRole", "ProbePolicy", "ProbeSchedule"]
+    assert client("scheduler").list_schedules()["Schedules"] == []
+    assert "The probe looks for tasks every 5m" in run("bootstrap", "apply", file)
+    assert len(client("scheduler").list_schedules()["Schedules"]) == 1
 
 
 def test_first_launches_by_the_pools_template_with_the_clusters_tags(file: str) -> None:

@@ -16,7 +16,7 @@ from scaler_plugin.node.assembly import UserDataWriter
 
 CONFIG = """
 cluster: research
-zero: {mode: probe, probe_every: 5m}
+zero: {probe_every: 5m}
 etcd:
   endpoints: [10.0.0.5:2379]
   user: scaler

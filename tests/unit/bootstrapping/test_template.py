@@ -29,7 +29,7 @@ def many_pools(number: int) -> ScalerConfig:
 
 
 def without_probe() -> ScalerConfig:
-    return parse_yaml(CONFIG.replace("mode: probe, probe_every: 5m", "mode: standby"), "test")
+    return parse_yaml(CONFIG.replace("probe_every: 5m", "mode: standby"), "test")
 
 
 @pytest.mark.parametrize(

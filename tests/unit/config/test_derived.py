@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from scaler_plugin.config.launches import launch_candidates
-from scaler_plugin.config.load import load_file, parse_json
+from scaler_plugin.config.load import dump_json, load_file, parse_json
 from scaler_plugin.config.policy import cluster_policy
 from scaler_plugin.config.reference import reference
 from scaler_plugin.config.schema import ScalerConfig
@@ -31,6 +32,39 @@ def test_the_policy_has_the_configurations_numbers() -> None:
     assert cpu is not None
     assert (cpu.min_instances, cpu.max_instances, cpu.slots_per_node) == (1, 8, 2)
     assert (cpu.idle_timeout_s, cpu.startup_timeout_s) == (1800.0, 300.0)
+
+
+@pytest.mark.parametrize(
+    ("aws", "zero", "in_force"),
+    [
+        ({}, None, ZeroMode.STANDBY),
+        ({"stack": "mine"}, None, ZeroMode.PROBE),
+        ({"stack": "mine"}, {"probe_every": "1m"}, ZeroMode.PROBE),
+        ({"stack": "mine"}, {"mode": "standby"}, ZeroMode.STANDBY),
+        ({"stack": "mine"}, {"mode": "keep_one"}, ZeroMode.KEEP_ONE),
+        ({}, {"mode": "probe"}, ZeroMode.PROBE),
+    ],
+)
+def test_the_zero_mode_that_was_not_chosen_follows_the_stack(
+    minimal: dict[str, Any], aws: dict[str, str], zero: dict[str, str] | None, in_force: ZeroMode
+) -> None:
+    config = parse_json(json.dumps({**minimal, "aws": aws, **({"zero": zero} if zero else {})}))
+    assert config.zero_mode is in_force
+    assert cluster_policy(config).zero_mode is in_force
+    # Published as it was written: adding a stack later changes the mode, and so does another default.
+    again = parse_json(dump_json(config))
+    assert again == config
+    assert again.zero_mode is in_force
+
+
+def test_nothing_but_the_schema_asks_for_the_mode_that_was_written() -> None:
+    asking = [
+        file.name
+        for file in (DOCS.parent / "scaler_plugin").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node).endswith(".zero.mode")
+    ]
+    assert asking == ["schema.py"]
 
 
 def test_never_is_none_in_the_policy_and_no_maximum_is_the_pools_sum(minimal: dict[str, Any]) -> None:
