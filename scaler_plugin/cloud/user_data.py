@@ -14,11 +14,12 @@ from typing import Any
 
 import yaml
 
+from scaler_plugin.cloud.multipart import node_part
 from scaler_plugin.config.secret_ref import SecretRef, parse_secret_ref
 from scaler_plugin.core.model import LaunchId, NodeRole, PoolName
 from scaler_plugin.errors import ConfigError
 
-#: EC2 takes 16 kB; what does not fit here is configuration and belongs into etcd.
+#: EC2 takes 16 kB, of which a stock image needs some; what does not fit here is configuration and belongs into etcd.
 LIMIT_BYTES = 4096
 
 HEADER = "# scaler-sidecar: what this instance is. It holds names of secrets, never a secret."
@@ -78,9 +79,12 @@ class UserData:
 
 
 def parse_user_data(text: str) -> UserData:
-    """Read what :meth:`UserData.render` wrote. Raises ``ConfigError`` naming the key; values of secrets are not repeated."""
+    """Read what :meth:`UserData.render` wrote, alone or as a part of a stock image's user-data.
+
+    Raises ``ConfigError`` naming the key; values of secrets are not repeated.
+    """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.safe_load(node_part(text))
     except yaml.YAMLError as error:
         raise _wrong("as a whole", "YAML with one setting per line") from error
     if not isinstance(value, dict) or "cluster" not in value:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -34,6 +35,9 @@ ZONE = Text("an availability zone, such as eu-central-1a", r"[a-z]{2,}(?:-[a-z]+
 SECURITY_GROUP = Text("a security group id, such as sg-0a1b2c3d", r"sg-[a-z0-9]+")
 #: User-data has 16 kB and holds no scripts: these travel through etcd, whose values should stay well under 1.5 MB.
 LONGEST_SCRIPT = 100_000
+#: A first boot fetches some 300 MB of packages and unpacks them on a machine that may be small: minutes, and more on a slow mirror.
+FIRST_BOOT_STARTUP = Duration(1_200_000)
+LEAST_FIRST_BOOT_STARTUP = Duration(300_000)
 
 
 class VolumeConfig(Section):
@@ -76,6 +80,43 @@ class GitConfig(Section):
     )
 
 
+class ImageVariant(Enum):
+    """What is installed at a first boot."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class FirstBootConfig(Section):
+    """For a pool whose AMI is a stock image of Ubuntu 24.04, 22.04 or Debian 12: what its instances install at their first boot.
+    `make ami-bundle` makes the bundle and prints its hash. See [bootstrap](bootstrap.md#stock-images)."""
+
+    bundle_url: Annotated[
+        str,
+        # No query: a signed address is a secret for a while and then none that works, and user-data lasts.
+        Text(
+            "an https:// address without login and query, such as https://files.example.com/ami-bundle.tar.gz",
+            r"https://[A-Za-z0-9.-]+(?::[0-9]{1,5})?/[A-Za-z0-9._~%/+,=@:-]+",
+            1024,
+            secret=True,
+        ),
+    ] = Field(
+        description="Where instances fetch the bundle: they must reach it, and may without a login.",
+        examples=["https://files.example.com/ami-bundle.tar.gz"],
+    )
+    bundle_sha256: Annotated[
+        str, Text("64 hexadecimal digits, as `make ami-bundle` prints them", r"[0-9a-fA-F]{64}")
+    ] = Field(
+        description="The bundle's SHA-256. Nothing of another file is run.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
+    variant: Annotated[ImageVariant, Choice(ImageVariant)] = Field(
+        ImageVariant.CPU,
+        description="`gpu`: for an image that has the NVIDIA driver, and for containers docker with NVIDIA's toolkit too.",
+        examples=["gpu"],
+    )
+
+
 class PoolConfig(Section):
     """Interchangeable workers: which queues they serve and which instances they are."""
 
@@ -91,7 +132,11 @@ class PoolConfig(Section):
         examples=[["g5.xlarge", "g4dn.xlarge"]],
     )
     ami: Annotated[str, Text("an AMI id, such as ami-0a1b2c3d4e5f67890", r"ami-[a-z0-9]+")] = Field(
-        description="The AMI with agent and sidecar.", examples=["ami-0a1b2c3d4e5f67890"]
+        description="The AMI with agent and sidecar; a stock image with `first_boot`.",
+        examples=["ami-0a1b2c3d4e5f67890"],
+    )
+    first_boot: FirstBootConfig | None = Field(
+        None, description="Makes nodes of a stock image. Left out: the AMI is one that Packer baked."
     )
     max_instances: Annotated[int, Count(1, 100_000)] = Field(
         description="Most instances of the pool at any time, however long the queues.", examples=[10]
@@ -137,7 +182,8 @@ class PoolConfig(Section):
     )
     startup_timeout: Annotated[Duration, Timespan("1s", "6h")] = Field(
         Duration(600_000),
-        description="An instance that has not registered so long after its launch is terminated; its console output is kept.",
+        description="An instance that has not registered so long after its launch is terminated; its console output is kept."
+        " With `first_boot` at least 5m, and 20m when left out.",
         examples=["10m"],
     )
     max_lifetime: Annotated[Duration | None, Timespan("1m", "365d", never=True)] = Field(
@@ -200,8 +246,20 @@ class PoolConfig(Section):
     )
     checks: tuple[CheckConfig, ...] = Field((), description="Health checks of your own. See [health](health.md).")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _allow_a_first_boot_its_time(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("first_boot") is not None and "startup_timeout" not in data:
+            return {**data, "startup_timeout": str(FIRST_BOOT_STARTUP)}
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> PoolConfig:
+        if self.first_boot and self.startup_timeout < LEAST_FIRST_BOOT_STARTUP:
+            least = LEAST_FIRST_BOOT_STARTUP
+            raise refused(
+                f"at least {least} in a pool with first_boot: its instances install everything", key="startup_timeout"
+            )
         if self.min_instances > self.max_instances:
             raise refused(f"at most max_instances, {self.max_instances}", key="min_instances")
         if self.subnets and self.zones:

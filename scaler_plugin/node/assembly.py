@@ -37,6 +37,7 @@ from scaler_plugin.sidecar.service import Sidecar
 from scaler_plugin.sidecar.settings import FollowedSettings
 
 if TYPE_CHECKING:
+    from scaler_plugin.config.pool_schema import PoolConfig
     from scaler_plugin.config.schema import ScalerConfig
     from scaler_plugin.leader.service import Leader
 
@@ -164,23 +165,30 @@ def _gates(setup: NodeSetup, directory: Path, clock: SystemClock, server: Callab
 class UserDataWriter:
     """What the leader writes into the user-data of the instances it launches.
 
-    Where the configuration names etcd's endpoints they are used, else those by which this node itself reached it.
+    Where the configuration names etcd's endpoints they are used, else those by which this node itself reached it. A stock image is
+    also told how to become a node.
     """
 
     own: EtcdSettings
     prefix: str
 
     def __call__(self, config: ScalerConfig, pool: PoolName, launch_id: LaunchId) -> str:
-        return self._user_data(config, NodeRole.WORKER, pool, launch_id)
+        return self._user_data(config, config.pool(pool), NodeRole.WORKER, pool, launch_id)
 
     def probe(self, config: ScalerConfig) -> str:
-        """The user-data of a probe, which serves no pool."""
-        return self._user_data(config, NodeRole.PROBE)
+        """The user-data of a probe, which serves no pool and has the image of one."""
+        return self._user_data(config, config.probe_pool, NodeRole.PROBE)
 
     def _user_data(
-        self, config: ScalerConfig, role: NodeRole, pool: PoolName | None = None, launch_id: LaunchId | None = None
+        self,
+        config: ScalerConfig,
+        image_of: PoolConfig | None,
+        role: NodeRole,
+        pool: PoolName | None = None,
+        launch_id: LaunchId | None = None,
     ) -> str:
-        from scaler_plugin.cloud.user_data import EtcdAccess, UserData  # noqa: PLC0415  (PyYAML: only a leader writes any)
+        from scaler_plugin.bootstrapping.first_boot import on_image_of  # noqa: PLC0415  (only a leader writes any)
+        from scaler_plugin.cloud.user_data import EtcdAccess, UserData  # noqa: PLC0415  (PyYAML: as above)
 
         etcd = config.etcd
         access = EtcdAccess(
@@ -191,4 +199,5 @@ class UserDataWriter:
             user=etcd.user or self.own.user,
             password=etcd.password or self.own.password,
         )
-        return UserData(config.cluster, role, access, self.prefix, pool, launch_id).render()
+        own = UserData(config.cluster, role, access, self.prefix, pool, launch_id).render()
+        return on_image_of(image_of, own) if image_of else own

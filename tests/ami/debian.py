@@ -14,6 +14,8 @@ from pathlib import Path
 SUITE = "bookworm"
 #: What a cloud image has besides the minimal system; anything else the provisioning must bring itself.
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "ca-certificates", "curl", "iproute2")
+#: What a cloud's own image has besides: it is set up from user-data at its first boot.
+STOCK_PACKAGES = (*PACKAGES, "cloud-init", "python3-cffi-backend")  # the latter by name: debootstrap knows no "provides"
 ADMIN = "admin"
 
 
@@ -23,15 +25,15 @@ def cache_directory() -> Path:
     return directory
 
 
-def base_tree() -> Path:
-    """The tree, from the cache or made now. It must not be changed: copy it."""
-    key = hashlib.sha256(repr((SUITE, PACKAGES)).encode()).hexdigest()[:12]
+def base_tree(packages: tuple[str, ...] = PACKAGES) -> Path:
+    """The tree, from the cache or made now. It must not be changed: copy it, or lay something over it."""
+    key = hashlib.sha256(repr((SUITE, packages)).encode()).hexdigest()[:12]
     base = cache_directory() / f"debian-{SUITE}-{key}"
     if not base.exists():
         scratch = base.with_suffix(".part")
         shutil.rmtree(scratch, ignore_errors=True)
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(scratch)],
+            ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(scratch)],
             capture_output=True,
             text=True,
             check=False,
