@@ -18,7 +18,7 @@ import boto3
 from scaler_plugin.localcloud.ec2 import Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import free_port
 
-from . import debian, package_index
+from . import debian, package_index, task_image
 from .machine import Machine
 
 PROJECT = Path(__file__).parents[2]
@@ -26,6 +26,8 @@ REGION = "us-east-1"
 DEBIAN_ACCOUNT = "136693071363"
 SOURCE_AMI = "ami-0deb1200000000006"
 SOURCE_NAME = "debian-12-amd64-20260601-1"
+#: The machine that bakes shares the host's network and may not change it; pulling needs no network for containers.
+DOCKER_WITHOUT_NETWORK = "[Service]\nEnvironment='DOCKER_OPTS=--bridge=none --iptables=false --ip-forward=false'\n"
 #: On a shared machine with two cores: two minutes of apt and pip, and room.
 BAKE_TIMEOUT_S = 1200
 
@@ -64,7 +66,9 @@ def bake(folder: Path) -> Bake:
         )
         machine.start()
         machine.wait_booted()
-        output = _packer(folder, double.url, key, port)
+        machine.write("/run/systemd/system/docker.service.d/test.conf", DOCKER_WITHOUT_NETWORK)
+        with task_image.Registry() as registry:
+            output = _packer(folder, double.url, key, port, registry.image)
         machine.power_off()  # what EC2's StopInstances would have done to it
         image = next(i for i in ec2.describe_images()["Images"] if i["Name"].startswith("scaler-sidecar-0"))
         snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
@@ -117,7 +121,7 @@ def _source_images(folder: Path) -> Path:
     return path
 
 
-def _packer(folder: Path, ec2_url: str, key: Path, port: int) -> str:
+def _packer(folder: Path, ec2_url: str, key: Path, port: int, docker_image: str) -> str:
     variables = {
         "region": REGION,
         "access_key": "test",
@@ -128,6 +132,7 @@ def _packer(folder: Path, ec2_url: str, key: Path, port: int) -> str:
         "ssh_port": str(port),
         "ssh_private_key_file": str(key),
         "ssh_source_cidr": "10.0.0.0/8",
+        "docker_images": docker_image,
     }
     (folder / "variables.json").write_text(json.dumps(variables))
     files = ("ami/vars/debian-12.json", folder / "variables.json")

@@ -16,6 +16,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 METADATA_ADDRESS = "169.254.169.254"
+#: A machine's own on its cable: what listens there is reached by its containers as well.
+MACHINE_ADDRESS = "10.77.0.2"
 _CLONE_NEWNET = 0x40000000
 _numbers = count()
 
@@ -39,7 +41,7 @@ class NetworkNamespace:
         subprocess.run(["ip", "netns", "add", name], check=True)
         self.ip("link", "set", "lo", "up")
         # One thread for all calls: a child that asked to die with its parent dies with the *thread* that started it.
-        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+        self._thread = ThreadPoolExecutor(1, initializer=self.enter)
 
     def ip(self, *words: str) -> None:
         subprocess.run(["ip", "-n", self.name, *words], check=True)
@@ -47,7 +49,7 @@ class NetworkNamespace:
     def reach_metadata_of(self, host: NetworkNamespace) -> None:
         """Lay a cable to ``host``, which has the metadata service's address: one hop away, as on EC2."""
         self.ip("link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", host.name)
-        for network, address in ((self, "10.77.0.2/24"), (host, "10.77.0.1/24")):
+        for network, address in ((self, f"{MACHINE_ADDRESS}/24"), (host, "10.77.0.1/24")):
             network.ip("address", "add", address, "dev", "eth0")
             network.ip("link", "set", "eth0", "up")
         host.ip("address", "add", f"{METADATA_ADDRESS}/32", "dev", "eth0")
@@ -62,7 +64,8 @@ class NetworkNamespace:
         self._thread.shutdown()
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
+        """Move the calling thread, and what it starts, into this network."""
         fd = os.open(self.path, os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) != 0:
@@ -174,6 +177,10 @@ class Machine:
             enter += ["runuser", "-u", user, "--"]
         return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=120, check=False)
 
+    def write(self, path: str, text: str) -> None:
+        """A file in the running machine, also where its memory file systems lie over the disk."""
+        self.run("sh", "-ec", 'mkdir -p "$(dirname "$1")"; printf %s "$2" >"$1"', "sh", path, text)
+
     def property_of(self, unit: str, name: str) -> str:
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
@@ -186,8 +193,12 @@ class Machine:
             raise AssertionError(f"the machine is still on after {deadline_s:.0f} s:\n{self.console[-4000:]}") from None
 
     def power_off(self) -> None:
-        self.run("systemctl", "poweroff", check=False)
+        self.press_power_button()
         self.wait_ended()
+
+    def press_power_button(self) -> None:
+        """Ask it to shut down in order, and do not wait."""
+        self.run("systemctl", "poweroff", check=False)
 
     def destroy(self) -> None:
         """End it, however it is. Harmless when it has ended."""

@@ -1,5 +1,5 @@
-"""Everything that one instance of the baked image needs around it, in a network of its own: etcd, ClearML and EC2 on its
-loopback, and the metadata service one hop away.
+"""Everything that one instance of the baked image needs around it, in a network of its own: etcd and EC2 on its loopback, ClearML
+where containers reach it, too, and the metadata service one hop away.
 
 The instance is the baked disk with a layer over it. Over the image it has only the secret that the configuration refers to (on EC2
 it would come from SSM) and settings that make waiting shorter; each test says which.
@@ -26,7 +26,7 @@ from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess
 from scaler_plugin.localcloud.imds import ImdsServer
 
-from .machine import METADATA_ADDRESS, Machine, NetworkNamespace, Overlay, wait_for
+from .machine import MACHINE_ADDRESS, METADATA_ADDRESS, Machine, NetworkNamespace, Overlay, wait_for
 
 CLUSTER = "ami"
 POOL = "cpu"
@@ -45,7 +45,19 @@ Environment=CLEARML_AGENT_QUEUE_POLL_FREQ_SEC=1
 AWS_KEYS = "[Service]\nEnvironment=AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n"
 
 
+def docker_data_options(image: Path, folder: Path) -> list[str]:
+    """Options for the machine that give it what docker has in the image: a copy, for docker's layers can't lie on an overlay."""
+    data = image / "var/lib/docker"
+    if not data.exists():
+        return []
+    subprocess.run(["cp", "--archive", "--reflink=auto", str(data), str(folder)], check=True)
+    return [f"--bind={folder}:/var/lib/docker"]
+
+
 class Stage:
+    #: The metadata service of its instance.
+    metadata_server: type[ImdsServer] = ImdsServer
+
     def __init__(self, image: Path, folder: Path, name: str) -> None:
         self._cleanup = ExitStack()
         self._settings = 0
@@ -64,7 +76,7 @@ class Stage:
         self._cleanup.callback(self._metadata_host.remove)
         self.network.reach_metadata_of(self._metadata_host)
         self.etcd: EtcdProcess = self.network.call(EtcdProcess)
-        self.clearml = ClearmlApiProcess(self.folder / "clearml")
+        self.clearml = ClearmlApiProcess(self.folder / "clearml", host=MACHINE_ADDRESS)
         self.ec2 = Ec2DoubleProcess(self.folder / "ec2", boot_after_s=0.1, end_after_s=0.5)
         for part in (self.etcd, self.clearml, self.ec2):
             self.network.call(part.start)
@@ -74,13 +86,18 @@ class Stage:
         self.setting("clearml-agent@.service", QUICK_TASKS)
         self.setting("scaler-sidecar.service", AWS_KEYS)
         self._overlay.write(SECRET_FILE, self.clearml.secret_key, 0o600)
-        self.machine = Machine(self._overlay.root, self.folder / "console.log", self.network)
+        options = docker_data_options(image, self.folder / "docker")
+        self.machine = Machine(self._overlay.root, self.folder / "console.log", self.network, options)
         self._cleanup.callback(self.machine.destroy)
 
     def setting(self, unit: str, text: str) -> None:
         """A drop-in for a unit, on this instance only."""
         self._settings += 1
         self._overlay.write(f"/etc/systemd/system/{unit}.d/test-{self._settings}.conf", text)
+
+    def file(self, path: str, text: str, mode: int = 0o644) -> None:
+        """A file on this instance only."""
+        self._overlay.write(path, text, mode)
 
     def push_config(self, **pool: Any) -> None:
         config = {
@@ -118,8 +135,8 @@ class Stage:
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout)
 
-    def launch(self, user_data: str | None = None) -> None:
-        """RunInstances, and the machine boots with the metadata that EC2 gives it."""
+    def launch(self, user_data: str | None = None, hop_limit: int | None = None) -> None:
+        """RunInstances, and the machine boots with the metadata that EC2 gives it, to whoever is no more than ``hop_limit`` hops away."""
         etcd = EtcdAccess((self.etcd.endpoint,))
         text = (
             user_data
@@ -128,7 +145,7 @@ class Stage:
         tags = {"scaler-sidecar:cluster": CLUSTER, "scaler-sidecar:pool": POOL, "scaler-sidecar:launch": "l1"}
         self.instance_id = InstanceId(self.network.call(self._run_instances, text, tags))
         facts = InstanceFacts(self.instance_id, INSTANCE_TYPE, f"{REGION}a", REGION, user_data=text)
-        metadata = ImdsServer(facts, 80, METADATA_ADDRESS)
+        metadata = self.metadata_server(facts, 80, METADATA_ADDRESS)
         self._metadata_host.call(metadata.start)
         self._cleanup.callback(metadata.stop)
         self.machine.start()
