@@ -2,7 +2,8 @@
 
 Loading boto3 costs 40 MB, more than a sidecar that does not lead may have to spare: `boot` fetches, the sidecar reads. What was
 fetched lies in ``<state-dir>/etcd`` (mode 0600 in a folder of 0700, in memory, gone with the boot). A changed secret reaches a
-machine with its next boot. Where that folder cannot be used (a person's own machine) the file ends with the process.
+machine with its next boot. Where there is no state directory, as on a person's own machine, or it cannot be used, the file ends with
+the process: a certificate that was renewed counts there at once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def kept_file(ref: SecretRef, region: str | None = None) -> Path:
         return kept
     value = resolve(ref, region=region)
     try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
         _write(kept, value)
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="scaler-sidecar-"))

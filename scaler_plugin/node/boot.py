@@ -44,6 +44,7 @@ def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
     ``CloudError`` when metadata or a secret cannot be, ``HostError`` when the init script fails.
     """
     data = parse_user_data(metadata.user_data())
+    _make_state_directory(directory)  # first: what is fetched from AWS is kept in it for the sidecar
     etcd = etcd_settings(data.etcd)
     if data.role is not NodeRole.WORKER:
         return _boot_without_agents(data, etcd, metadata, directory)
@@ -104,12 +105,22 @@ def _identity(data: UserData, metadata: InstanceMetadata) -> NodeIdentity:
     )
 
 
-def _write_startup_timeout(directory: Path, seconds: float) -> None:
+def _make_state_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(directory, error) from error
+
+
+def _write_startup_timeout(directory: Path, seconds: float) -> None:
+    try:
         (directory / STARTUP_TIMEOUT_FILE).write_text(f"{seconds:.0f}\n")
     except OSError as error:
-        raise HostError(f"The state directory {directory} could not be used: {error}.") from error
+        raise _unusable(directory, error) from error
+
+
+def _unusable(directory: Path, error: OSError) -> HostError:
+    return HostError(f"The state directory {directory} could not be used: {error}.")
 
 
 def etcd_settings(access: EtcdAccess) -> EtcdSettings:

@@ -31,6 +31,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SSM", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SCALER_STATE_DIR", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
     with mock_aws():
         boto3.client("ssm", region_name=REGION).put_parameter(Name=CERT.name, Value=PEM, Type="SecureString")
         yield tmp_path / "run"
@@ -91,6 +92,14 @@ def test_without_a_state_directory_the_file_ends_with_the_process(state: Path) -
     environment = {**os.environ, "SCALER_STATE_DIR": "/proc/nowhere"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not Path(done.stdout.strip()).parent.exists()
+
+
+def test_on_a_persons_machine_nothing_is_kept_and_a_renewed_certificate_counts_at_once(state: Path) -> None:
+    state.rmdir()
+    assert kept_file(CERT, REGION).read_text() == PEM
+    boto3.client("ssm", region_name=REGION).put_parameter(Name=CERT.name, Value="renewed", Overwrite=True)
+    assert kept_file(CERT, REGION).read_text() == "renewed"
+    assert not state.exists()
 
 
 def test_on_an_instance_its_own_region_is_asked_when_none_is_set(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
