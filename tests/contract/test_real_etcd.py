@@ -1,21 +1,17 @@
-"""A real etcd set up exactly as ``etcd certs`` and ``bootstrap/etcd/auth.sh`` set it up: who gets in, to what, and who does not."""
+"""A real etcd, set up and started exactly as the service files and ``auth.sh`` have it: who gets in, to what, and who does not."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -25,167 +21,30 @@ from scaler_plugin.coordination.store import CreatedAt, Put
 from scaler_plugin.errors import StoreError, StoreRefused, StoreUnavailable
 from scaler_plugin.localcloud.etcd import EtcdProcess, EtcdTls, etcd_binary
 
+from .documented_etcd import (
+    PREFIX,
+    SERVICE_FILES,
+    Compose,
+    RealEtcd,
+    RealMember,
+    SystemdUnit,
+    open_as,
+    scaler_sidecar,
+)
+
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-BOOTSTRAP = Path(__file__).parents[2] / "bootstrap" / "etcd"
-PREFIX = "/scaler-sidecar/"
-#: On loopback members connect to each other from here; etcd wants that address in their certificates, too.
-COMES_FROM = "127.0.0.1"
 
-
-def scaler_sidecar(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SCALER_")}
-    return subprocess.run(
-        [sys.executable, "-m", "scaler_plugin", *arguments],
-        env={**inherited, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@dataclass
-class RealMember:
-    """An etcd process that has nothing but the settings and files which `etcd certs` made for it."""
-
-    name: str
-    address: str
-    folder: Path
-    data: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        settings = dict(
-            line.split("=", 1)
-            for line in (self.folder / "etcd.env").read_text().splitlines()
-            if not line.startswith("#")
-        )
-        # Only the places differ from those on a machine of its own.
-        here = {
-            name: value.replace("/etc/etcd", str(self.folder)).replace("/var/lib/etcd", str(self.data))
-            for name, value in settings.items()
-        }
-        log = (self.data.parent / f"{self.name}.log").open("ab")
-        self.process = subprocess.Popen(
-            [str(etcd_binary())], env={"PATH": os.environ["PATH"], **here}, stdout=log, stderr=log
-        )
-        log.close()
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-@dataclass
-class RealEtcd:
-    """The whole: certificates, members, authentication."""
-
-    folder: Path
-    members: list[RealMember] = field(default_factory=list)
-
-    @property
-    def certs(self) -> Path:
-        return self.folder / "certs"
-
-    @property
-    def endpoints(self) -> list[str]:
-        return [f"{member.address}:2379" for member in self.members]
-
-    def identity(self, user: str) -> dict[str, Path]:
-        where = self.certs / "clients" / user
-        return {"ca": where / "ca.pem", "cert": where / "client.pem", "key": where / "client.key"}
-
-    def open(self, user: str = "scaler", endpoints: list[str] | None = None) -> EtcdStore:
-        return open_as(endpoints or self.endpoints, self.identity(user))
-
-    def etcdctl(self, *arguments: str, user: str = "root") -> subprocess.CompletedProcess[str]:
-        who = self.identity(user)
-        return subprocess.run(
-            [
-                str(etcd_binary("etcdctl")), f"--endpoints=https://{self.endpoints[0]}", f"--cacert={who['ca']}",
-                f"--cert={who['cert']}", f"--key={who['key']}", *arguments,
-            ],
-            env={**os.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    def status(self, user: str = "scaler", *more: str) -> subprocess.CompletedProcess[str]:
-        return scaler_sidecar(
-            "etcd",
-            "status",
-            "--etcd",
-            ",".join(self.endpoints),
-            "--identity",
-            str(self.certs / "clients" / user),
-            *more,
-        )
-
-
-def open_as(endpoints: list[str], identity: dict[str, Path]) -> EtcdStore:
-    return open_store(endpoints, ca=identity["ca"], cert=identity.get("cert"), key=identity.get("key"))
-
-
-def until_answers(etcd: RealEtcd, endpoints: list[str] | None = None) -> None:
-    deadline = time.monotonic() + 60
-    store = etcd.open(endpoints=endpoints)
-    try:
-        while True:
-            try:
-                store.get(PREFIX)
-                return
-            except StoreUnavailable:
-                assert time.monotonic() < deadline, "etcd did not become ready"
-                time.sleep(0.1)
-            except StoreRefused:
-                return  # it answers, and knows no such user yet
-    finally:
-        store.close()
-
-
-def set_up(etcd: RealEtcd, size: int) -> None:
-    folder = etcd.folder
-    # Each member has an address of its own on this machine, and thus etcd's usual ports.
-    net = f"127.{secrets.randbelow(200) + 20}.{secrets.randbelow(254)}"
-    names = [(f"etcd-{number}", f"{net}.{number}") for number in range(1, size + 1)]
-    options = [part for name, address in names for part in ("--member", f"{name}={address},{COMES_FROM}")]
-    made = scaler_sidecar("etcd", "certs", str(etcd.certs), *options)
-    assert made.returncode == 0, made.stderr
-    for name, address in names:
-        etcd.members.append(RealMember(name, address, etcd.certs / "members" / name, folder / f"data-{name}"))
-    for member in etcd.members:
-        member.start()
-    until_answers(etcd)
-    for _ in range(2):  # again, to show that it may be
-        authenticate(etcd)
-
-
-def authenticate(etcd: RealEtcd, user: str = "scaler") -> None:
-    done = subprocess.run(
-        [str(BOOTSTRAP / "auth.sh")],
-        env={
-            **os.environ,
-            "ENDPOINT": f"https://{etcd.endpoints[0]}",
-            "CERTS": str(etcd.certs),
-            "ETCDCTL": str(etcd_binary("etcdctl")),
-            "NODE_USER": user,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module", params=[1, 3], ids=["one-member", "three-members"])
+@pytest.fixture(
+    scope="module", params=[(1, Compose()), (3, SystemdUnit())], ids=["one-member-by-compose", "three-members-by-unit"]
+)
 def etcd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEtcd]:
     made = RealEtcd(tmp_path_factory.mktemp("etcd"))
     try:
-        set_up(made, request.param)
+        made.set_up(*request.param)
         yield made
     finally:
-        for member in made.members:
-            member.kill()
+        made.end()
 
 
 @pytest.fixture
@@ -267,7 +126,7 @@ def test_a_certificate_of_a_user_that_etcd_does_not_know_opens_nothing(etcd: Rea
 
 def test_a_stolen_certificate_ends_with_its_user_and_another_user_takes_over(etcd: RealEtcd) -> None:
     assert scaler_sidecar("etcd", "certs", str(etcd.certs), "--user", "stolen").returncode == 0
-    authenticate(etcd, "stolen")
+    etcd.authenticate("stolen")
     thief, successor = etcd.open("stolen"), etcd.open()
     assert thief.transact([], [Put(f"{PREFIX}a", "mine")]).succeeded
     assert etcd.etcdctl("user", "delete", "stolen").returncode == 0
@@ -357,6 +216,7 @@ def test_renewed_certificates_are_taken_up_without_a_restart(etcd: RealEtcd) -> 
     before = json.loads(etcd.status("scaler", "--json").stdout)["members"]
     renewed = scaler_sidecar("etcd", "certs", str(etcd.certs), "--renew", "--days", "20")
     assert renewed.returncode == 0, renewed.stderr
+    install(etcd)
     soon = etcd.status("scaler", "--json")
     after = json.loads(soon.stdout)
     assert all(a["certificate_ends"] < b["certificate_ends"] for a, b in zip(after["members"], before, strict=True))
@@ -364,7 +224,13 @@ def test_renewed_certificates_are_taken_up_without_a_restart(etcd: RealEtcd) -> 
     assert sum("Renew it" in problem for problem in after["problems"]) == len(etcd.members) + 1
 
     assert scaler_sidecar("etcd", "certs", str(etcd.certs)).returncode == 0  # they end soon, so it needs no --renew
+    install(etcd)
     assert etcd.status().returncode == 0
+
+
+def install(etcd: RealEtcd) -> None:
+    for member in etcd.members:
+        member.install()
 
 
 def test_without_certificates_status_says_that_etcd_cannot_be_used(etcd: RealEtcd) -> None:
@@ -377,9 +243,9 @@ def test_without_certificates_status_says_that_etcd_cannot_be_used(etcd: RealEtc
 def test_a_lost_member_is_a_problem_with_advice_and_costs_no_call(tmp_path: Path) -> None:
     etcd = RealEtcd(tmp_path)
     try:
-        set_up(etcd, 3)
+        etcd.set_up(3, SystemdUnit())
         etcd.members[1].kill()
-        until_answers(etcd)  # it may have been etcd's own leader
+        etcd.until_answers()  # it may have been etcd's own leader
         store = etcd.open()
         assert store.transact([], [Put(f"{PREFIX}a", "1")]).succeeded
         store.close()
@@ -388,16 +254,38 @@ def test_a_lost_member_is_a_problem_with_advice_and_costs_no_call(tmp_path: Path
         assert "etcd-2" in shown.stdout
         assert "if one more fails, nothing can be written" in shown.stdout
         etcd.members[1].start()
-        until_answers(etcd, [etcd.endpoints[1]])
+        etcd.until_answers([etcd.endpoints[1]])
         assert etcd.status().returncode == 0
     finally:
-        for member in etcd.members:
-            member.kill()
+        etcd.end()
+
+
+def test_a_member_writes_nowhere_but_into_its_data(etcd: RealEtcd) -> None:
+    for member in etcd.members:
+        assert sorted(file.name for file in member.folder.iterdir()) == sorted(f.name for f in member.made.iterdir())
+        assert (member.data / "member" / "snap" / "db").is_file()
+
+
+def test_the_compose_file_is_one_by_the_compose_specification() -> None:
+    checked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "check_jsonschema",
+            "--builtin-schema",
+            "vendor.compose-spec",
+            SERVICE_FILES / "compose.yaml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    for unit in BOOTSTRAP.glob("etcd*.*"):
+    for unit in SERVICE_FILES.glob("etcd*.*"):
         text = (
             unit.read_text()
             .replace("/usr/local/bin/scaler-sidecar", "/usr/bin/env")
