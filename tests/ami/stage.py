@@ -145,7 +145,7 @@ class Stage:
         tags = {"scaler-sidecar:cluster": CLUSTER, "scaler-sidecar:pool": POOL, "scaler-sidecar:launch": "l1"}
         self.instance_id = InstanceId(self.network.call(self._run_instances, text, tags))
         facts = InstanceFacts(self.instance_id, INSTANCE_TYPE, f"{REGION}a", REGION, user_data=text)
-        metadata = self.metadata_server(facts, 80, METADATA_ADDRESS)
+        metadata = self.metadata_server(facts, 80, METADATA_ADDRESS, hop_limit=hop_limit)
         self._metadata_host.call(metadata.start)
         self._cleanup.callback(metadata.stop)
         self.machine.start()
