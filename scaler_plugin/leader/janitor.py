@@ -22,14 +22,12 @@ from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
 from scaler_plugin.errors import CloudError
+from scaler_plugin.leader.failed_start import START_FAILED, failed_start
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 
 log = structlog.get_logger(__name__)
-
-#: How much of a failed start's console output is kept: its end, where the error is, small enough for an etcd value.
-CONSOLE_TAIL_CHARS = 8_000
 
 
 class Janitor:
@@ -106,23 +104,16 @@ class Janitor:
     def _terminate(self, suspect: Suspect) -> bool:
         if self._terminating.resting() or not condemn(self._election, self._store, self._keys, suspect.instance_id):
             return False
-        console = self._console_tail(suspect)
+        failure = failed_start(self._fleet, suspect.instance_id, f"{suspect.cause}; it was terminated")
         try:
             self._fleet.terminate([suspect.instance_id])
         except CloudError as error:
             self._terminating.failed(error)
             return False
         self._terminating.answered()
-        sentence = f"Instance {suspect.instance_id} {suspect.cause}; it was terminated."
         log.warning("instance_terminated", instance=suspect.instance_id, pool=suspect.pool, cause=suspect.cause)
-        self._journal.record("start_failed", suspect.instance_id, sentence, console)
+        self._journal.record(START_FAILED, suspect.instance_id, failure.what, failure.detail)
         return True
-
-    def _console_tail(self, suspect: Suspect) -> str:
-        try:
-            return self._fleet.console_output(suspect.instance_id)[-CONSOLE_TAIL_CHARS:]
-        except CloudError as error:
-            return f"(The console output could not be read: {error})"
 
     def _report_working(self, working: Working) -> None:
         instance = working.suspect.instance_id

@@ -22,18 +22,12 @@ from scaler_plugin.core.housekeeping import find_suspects
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.errors import CloudError
+from scaler_plugin.leader.failed_start import START_FAILED, failed_start
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.settings import LeaderSettings
 
 log = structlog.get_logger(__name__)
-
-#: How much of a failed start's console output is kept: its end, where the error is, small enough for an etcd value.
-CONSOLE_TAIL_CHARS = 8_000
-
-#: The kind of event by which an instance that ends itself at its boot says why.
-START_FAILED = "start_failed"
 
 ENDED_EARLY = "ended before its node registered"
 
@@ -101,8 +95,7 @@ class StartWatch:
             if (event := told.get(instance_id)) is not None:
                 failures.append(FailedStart(instance_id, event.sentence, event.detail))
             else:
-                sentence = f"Instance {instance_id} {cause}."
-                untold.append(FailedStart(instance_id, sentence, self._console_tail(instance_id)))
+                untold.append(failed_start(self._fleet, instance_id, cause))
         record = after_failures(known, pool, [*failures, *untold], self._revision, self._clock.now())
         if record is None:
             return
@@ -124,12 +117,6 @@ class StartWatch:
             f"The last: {record.what}",
             record.detail,
         )
-
-    def _console_tail(self, instance_id: InstanceId) -> str:
-        try:
-            return self._fleet.console_output(instance_id)[-CONSOLE_TAIL_CHARS:]
-        except CloudError as error:
-            return f"(The console output could not be read: {error})"
 
     def _put(self, record: StartRecord) -> None:
         put_start_record(self._election, self._keys, record)

@@ -152,6 +152,18 @@ def test_an_instance_that_never_registers_is_terminated_with_its_console_kept_an
     assert "startup_timeout of 600 s" in event.sentence
 
 
+def test_what_the_boot_of_a_failed_start_said_stands_in_the_sentence(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    seat.lead()
+    (lost,) = cluster.living
+    cluster.fleet.write_console(lost.instance_id, "[ 1.0] scaler-sidecar[33]: The secret ssm:/x cannot be read.\nBye\n")
+    cluster.passes(seat, STARTUP_S + 10)
+    event = next(e for e in cluster.events("start_failed") if e.about == lost.instance_id)
+    assert event.sentence.endswith("it was terminated. It said: The secret ssm:/x cannot be read.")
+    assert event.detail.endswith("cannot be read.\n")
+
+
 def test_a_late_instance_that_works_on_a_task_is_left_alone_and_reported(cluster: Cluster) -> None:
     seat = cluster.seat()
     (task,) = cluster.enqueue(1)

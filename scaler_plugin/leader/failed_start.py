@@ -1,0 +1,22 @@
+"""Words for an instance that did not become a node: what happened, and by its console output why."""
+
+from __future__ import annotations
+
+from scaler_plugin.core.breaker import FailedStart
+from scaler_plugin.core.console_output import read_console
+from scaler_plugin.core.model import InstanceId
+from scaler_plugin.core.ports import Fleet
+from scaler_plugin.errors import CloudError
+
+#: The kind of event that tells of one; an instance that ends itself at its boot writes it too.
+START_FAILED = "start_failed"
+
+
+def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str) -> FailedStart:
+    """``cause`` completes "Instance i-… "; an output that can't be read is said in the detail."""
+    what = f"Instance {instance_id} {cause}."
+    try:
+        console = read_console(fleet.console_output(instance_id))
+    except CloudError as error:
+        return FailedStart(instance_id, what, f"(The console output could not be read: {error})")
+    return FailedStart(instance_id, f"{what} It said: {console.said}" if console.said else what, console.kept)

@@ -1,0 +1,53 @@
+"""The sentence by which a node said why it did not start, out of all that a console shows."""
+
+from __future__ import annotations
+
+from scaler_plugin.core.console_output import KEPT_CHARS, SENTENCE_CHARS, ConsoleOutput, read_console
+
+#: As a machine under systemd printed it, terminal sequences and all.
+BOOT = (
+    "[\x1b[0;32m  OK  \x1b[0m] Started \x1b[0;1;39mdbus.service\x1b[0m - D-Bus System Message Bus.\r\n"
+    "[    1.068914] scaler-sidecar[33]: This instance's user-data was not written by a scaler-sidecar.\r\n"
+    "[\x1b[0;1;31mFAILED\x1b[0m] Failed to start \x1b[0;1;39mscaler-boo\xe2\x80\xa6 and start its sidecar and agents.\r\n"
+    "vm login: [   11.610026] scaler-sidecar[51]: This instance's user-data lacks `pool`.\r\n"
+)
+DEADMAN = "[   13.592971] deadman[52]: scaler-deadman: No sidecar has started in the 13 s since boot: powering off.\r\n"
+SHUTDOWN = (
+    "[\x1b[0;32m  OK  \x1b[0m] Stopped target \x1b[0;1;39mremote-fs.target\x1b[0m - Remote File Systems.\r\n" * 200
+)
+
+
+def test_the_last_word_of_the_boot_is_found_before_all_that_a_shutdown_prints() -> None:
+    found = read_console(BOOT + DEADMAN + SHUTDOWN)
+    assert found.said == "This instance's user-data lacks `pool`."
+    assert found.kept == BOOT
+
+
+def test_a_machine_that_only_the_dead_man_spoke_of_says_that() -> None:
+    found = read_console(DEADMAN + SHUTDOWN)
+    assert found.said == "scaler-deadman: No sidecar has started in the 13 s since boot: powering off."
+
+
+def test_lines_of_a_log_are_no_sentences() -> None:
+    log = '[    0.98] scaler-sidecar[34]: {"event": "machine_set_up", "level": "info"}\n'
+    assert read_console(BOOT + log).said == "This instance's user-data lacks `pool`."
+    assert read_console(log).said == ""
+
+
+def test_a_failing_health_gate_is_the_last_word_after_a_boot_that_worked() -> None:
+    gate = "[    2.1] start-node[59]: scaler-bootstrap: The pool runs tasks in docker containers, and docker does not answer.\n"
+    assert read_console(BOOT + gate + SHUTDOWN).said.endswith("docker does not answer.")
+
+
+def test_an_output_without_a_word_of_ours_keeps_its_end() -> None:
+    panic = "x" * KEPT_CHARS + "Kernel panic - not syncing"
+    found = read_console(panic)
+    assert found.said == ""
+    assert found.kept == panic[-KEPT_CHARS:]
+    assert read_console("") == ConsoleOutput("", "")
+
+
+def test_what_is_kept_and_said_has_a_bound() -> None:
+    found = read_console("y" * 50_000 + "\n[ 1.0] scaler-sidecar[3]: " + "z" * 5_000 + "\n")
+    assert len(found.said) == SENTENCE_CHARS
+    assert len(found.kept) == KEPT_CHARS
