@@ -26,22 +26,20 @@ def resolve(ref: SecretRef, *, environ: Mapping[str, str] | None = None, region:
                 f"The secret {ref} cannot be read: the environment variable {ref.name} is not set; set it."
             )
         return value
-    if ref.source is SecretSource.FILE:
-        return _read_file(ref)
-    return _read_aws(ref, region)
+    # Editors, `echo` and whoever types into `aws … file:///dev/stdin` end it with a newline that is no part of the secret.
+    return (_read_file(ref) if ref.source is SecretSource.FILE else _read_aws(ref, region)).rstrip("\r\n")
 
 
 def _read_file(ref: SecretRef) -> str:
     try:
-        # Editors and `echo` end a file with a newline that is no part of the password.
-        value = Path(ref.name).read_text(encoding="utf-8").rstrip("\r\n")
+        value = Path(ref.name).read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"The secret {ref} cannot be read: the file is not UTF-8 text.") from None
     except OSError as error:
         raise ConfigError(
             f"The secret {ref} cannot be read: {error.strerror}; create the file, readable for this user only."
         ) from None
-    if not value:
+    if not value.strip("\r\n"):
         raise ConfigError(f"The secret {ref} cannot be read: the file is empty; write the secret into it.")
     return value
 
@@ -71,7 +69,7 @@ def _read_aws(ref: SecretRef, region: str | None) -> str:
         raise CloudUnavailable(
             f"The secret {ref} cannot be read: {error}; check the AWS credentials, the region and the network."
         ) from None
-    if not value:
+    if not value.strip("\r\n"):
         raise ConfigError(f"The secret {ref} holds no text; store it as a string.")
     return str(value)
 

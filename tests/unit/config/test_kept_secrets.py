@@ -20,7 +20,7 @@ from scaler_plugin.config.secret_ref import parse_secret_ref
 from scaler_plugin.errors import CloudRefused
 
 REGION = "eu-central-1"
-PEM = "-----BEGIN CERTIFICATE-----\nCANARY\n-----END CERTIFICATE-----\n"
+PEM = "-----BEGIN CERTIFICATE-----\nCANARY\n-----END CERTIFICATE-----"
 CERT = parse_secret_ref("ssm:/scaler-sidecar/demo/etcd-cert")
 
 
@@ -33,11 +33,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SCALER_STATE_DIR", str(tmp_path / "run"))
     (tmp_path / "run").mkdir()
     with mock_aws():
-        boto3.client("ssm", region_name=REGION).put_parameter(Name=CERT.name, Value=PEM, Type="SecureString")
+        boto3.client("ssm", region_name=REGION).put_parameter(Name=CERT.name, Value=f"{PEM}\n", Type="SecureString")
         yield tmp_path / "run"
 
 
-def test_a_reference_becomes_a_private_file_with_the_same_text(state: Path) -> None:
+def test_a_reference_becomes_a_private_file_with_the_text(state: Path) -> None:
     path = local_file(str(CERT), REGION)
     assert path is not None
     assert Path(path).read_text() == PEM

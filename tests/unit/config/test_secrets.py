@@ -72,8 +72,8 @@ def test_a_file_that_cannot_be_used_is_a_sentence(tmp_path: Path, content: bytes
 
 
 @pytest.mark.usefixtures("aws")
-def test_parameter_store_and_secrets_manager_are_read() -> None:
-    boto3.client("ssm", REGION).put_parameter(Name="/scaler/key", Value="from-ssm", Type="SecureString")
+def test_parameter_store_and_secrets_manager_are_read_without_the_last_newline_of_who_typed_them() -> None:
+    boto3.client("ssm", REGION).put_parameter(Name="/scaler/key", Value="from-ssm\n", Type="SecureString")
     boto3.client("secretsmanager", REGION).create_secret(Name="scaler/key", SecretString="from-manager")
     assert resolve(parse_secret_ref("ssm:/scaler/key"), region=REGION) == "from-ssm"
     assert resolve(parse_secret_ref("secretsmanager:scaler/key"), region=REGION) == "from-manager"
