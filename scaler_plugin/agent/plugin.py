@@ -29,6 +29,9 @@ _REFUSED = {
     "--stop": "this command only starts an agent; a stock agent is stopped with `clearml-agent daemon --stop`",
 }
 
+#: Where the agent itself looks for AMD's GPUs.
+AMD_GPUS = Path("/dev/kfd")
+
 
 @dataclass(frozen=True)
 class AgentSetup:
@@ -42,6 +45,7 @@ class AgentSetup:
     cpu_only: bool
     state_dir: Path
     freeze: bool = False  # no plugin: the sidecar freezes the stock agent instead
+    gpus: int = 0  # NVIDIA GPUs of the machine
 
     @property
     def worker_id(self) -> str:
@@ -101,9 +105,26 @@ def daemon_options(setup: AgentSetup, arguments: Sequence[str]) -> list[str]:
         options += ["--queue", *setup.queues]
     if setup.docker_image is not None and not given("--docker", "--podman"):
         options += ["--docker", setup.docker_image]
-    if setup.cpu_only and not given("--cpu-only", "--gpus"):
-        options.append("--cpu-only")
+    if not given("--cpu-only", "--gpus"):
+        options += _gpu_options(setup, in_docker=_in_docker_mode([*options, *arguments]))
     return [*options, *arguments]
+
+
+def _gpu_options(setup: AgentSetup, *, in_docker: bool) -> list[str]:
+    if setup.cpu_only:
+        return ["--cpu-only"]
+    if setup.gpus and setup.slots > 1:
+        return ["--gpus", ",".join(map(str, gpus_of_slot(setup.slot, setup.slots, setup.gpus)))]
+    # The agent wants all GPUs for a container, and docker starts none where there is no GPU. AMD's are the agent's own care.
+    if in_docker and not setup.gpus and not AMD_GPUS.exists():
+        return ["--cpu-only"]
+    return []
+
+
+def gpus_of_slot(slot: int, slots: int, gpus: int) -> range:
+    """Indexes of the GPUs of one slot: neighbours, as equally many for each slot as can be; shared only where there are too few."""
+    first = slot * gpus // slots
+    return range(first, max((slot + 1) * gpus // slots, first + 1))
 
 
 def _in_docker_mode(options: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from scaler_plugin.node.setup import read_setup, state_dir
 
 _HELP = """Usage: scaler-sidecar agent [--slot N] [OPTIONS of clearml-agent daemon]
 
-Runs the stock clearml-agent daemon on one slot of this node. It takes its worker id, queues, docker image and CPU-only mode
+Runs the stock clearml-agent daemon on one slot of this node. It takes its worker id, queues, docker image and share of the GPUs
 from what `scaler-sidecar boot` wrote; options given here win. It pulls no task while the sidecar has closed the gate.
 
   --slot N    which of the node's slots, counted from 0 (default 0)
@@ -43,6 +43,7 @@ def agent(
         cpu_only=node.cpu_only,
         state_dir=directory,
         freeze=node.freeze,
+        gpus=node.gpus,
     )
     use_clearml_conf(directory, os.environ)
     raise typer.Exit(run_agent(setup, context.args))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from scaler_plugin.agent import plugin
 from scaler_plugin.agent.gated_pulls import wrap
-from scaler_plugin.agent.plugin import AgentSetup, daemon_options, refuse_options, run_agent
+from scaler_plugin.agent.plugin import AgentSetup, daemon_options, gpus_of_slot, refuse_options, run_agent
 from scaler_plugin.agent.stock_agent import StockAgent, load_stock_agent
 from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole, PoolName, QueueName, TaskId
 from scaler_plugin.errors import ConfigError, HostError
@@ -175,6 +177,7 @@ SETUP = AgentSetup(
     docker_image="nvidia/cuda",
     cpu_only=False,
     state_dir=Path("/nowhere"),
+    gpus=4,
 )
 
 
@@ -185,14 +188,54 @@ def test_the_worker_id_names_the_slot_where_there_are_several() -> None:
 @pytest.mark.parametrize(
     ("given", "options"),
     [
-        ([], ["--foreground", "--queue", "a", "b", "--docker", "nvidia/cuda"]),
+        ([], ["--foreground", "--queue", "a", "b", "--docker", "nvidia/cuda", "--gpus", "2,3"]),
         (["--gpus", "0"], ["--foreground", "--queue", "a", "b", "--docker", "nvidia/cuda", "--gpus", "0"]),
-        (["--queue", "c"], ["--foreground", "--docker", "nvidia/cuda", "--queue", "c"]),
-        (["--docker=x", "--foreground"], ["--queue", "a", "b", "--docker=x", "--foreground"]),
+        (
+            ["--queue", "c", "--cpu-only"],
+            ["--foreground", "--docker", "nvidia/cuda", "--queue", "c", "--cpu-only"],
+        ),
+        (
+            ["--docker=x", "--foreground"],
+            ["--queue", "a", "b", "--gpus", "2,3", "--docker=x", "--foreground"],
+        ),
     ],
 )
 def test_options_of_the_node_stand_unless_others_are_given(given: list[str], options: list[str]) -> None:
     assert daemon_options(SETUP, given) == options
+
+
+@pytest.mark.parametrize(
+    ("docker_image", "gpus", "amd", "cpu_only"),
+    [
+        ("python:3.12", 0, False, True),  # `docker run --gpus all` fails there
+        ("python:3.12", 0, True, False),
+        ("python:3.12", 1, False, False),
+        (None, 0, False, False),
+    ],
+)
+def test_containers_ask_for_gpus_only_where_there_are_some(
+    docker_image: str | None, gpus: int, amd: bool, cpu_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfd = tmp_path / "kfd"
+    if amd:
+        kfd.touch()
+    monkeypatch.setattr(plugin, "AMD_GPUS", kfd)
+    setup = replace(SETUP, slot=0, slots=1, docker_image=docker_image, gpus=gpus)
+    assert ("--cpu-only" in daemon_options(setup, [])) is cpu_only
+
+
+@pytest.mark.parametrize(
+    ("gpus", "slots", "shares"),
+    [
+        (8, 2, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (4, 4, [[0], [1], [2], [3]]),
+        (4, 3, [[0], [1], [2, 3]]),
+        (1, 2, [[0], [0]]),
+        (2, 4, [[0], [0], [1], [1]]),
+    ],
+)
+def test_a_nodes_gpus_are_divided_among_its_slots(gpus: int, slots: int, shares: list[list[int]]) -> None:
+    assert [list(gpus_of_slot(slot, slots, gpus)) for slot in range(slots)] == shares
 
 
 @pytest.mark.parametrize(
