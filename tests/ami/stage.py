@@ -136,7 +136,7 @@ class Stage:
         return str(done.stdout)
 
     def launch(self, user_data: str | None = None, hop_limit: int | None = None) -> None:
-        """RunInstances, and the machine boots with the metadata that EC2 gives it, to whoever is no more than ``hop_limit`` hops away."""
+        """RunInstances, and the machine boots with the metadata that EC2 gives it, up to ``hop_limit`` hops away."""
         etcd = EtcdAccess((self.etcd.endpoint,))
         text = (
             user_data

@@ -44,9 +44,7 @@ def docker_image(image: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def node(
-    image: Path, docker_image: str, tmp_path_factory: pytest.TempPathFactory, artifacts: Path
-) -> Iterator[Stage]:
+def node(image: Path, docker_image: str, tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator[Stage]:
     stage = Stage(image, tmp_path_factory.mktemp("docker"), f"ami-docker-{os.getpid()}")
     try:
         push_config(stage, docker_image, idle_timeout="never")
@@ -125,7 +123,8 @@ def test_a_container_that_outlives_its_killed_agent_keeps_the_node_from_retiring
     before = machine.property_of("clearml-agent@0.service", "MainPID")
     machine.run("kill", "-9", before)
     wait_for(
-        "systemd started another", lambda: machine.property_of("clearml-agent@0.service", "MainPID") not in (before, "0")
+        "systemd started another",
+        lambda: machine.property_of("clearml-agent@0.service", "MainPID") not in (before, "0"),
     )
     # Longer than the idle timeout: the node would be off by now if it took itself for idle.
     waited_since = time.monotonic()
