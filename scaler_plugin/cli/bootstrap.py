@@ -116,7 +116,7 @@ def first(file: FileArgument, pool: PoolOption = None) -> None:
     writer = user_data_writer(config, os.environ)
     name = _pool(config, pool)
     instance = launch_first(config, name, lambda launch_id: writer(config, name, launch_id), typer.echo)
-    typer.echo(f"Launched {instance} for pool {name}. Watch it: scaler-sidecar status --watch")
+    typer.echo(f"Launched {instance} for pool {name}. Watch it: scaler-sidecar status --watch --config {file}")
 
 
 @app.command("user-data")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from scaler_plugin.wizard.secret_places import FOLDER, SecretPlaces
 
+#: The folder that docs/etcd.md has `etcd certs` make.
+CERTIFICATES = "etcd-certs"
 CLEARML_HOSTED = "https://api.clear.ml"
 
 
@@ -103,9 +105,8 @@ def secrets_to_store(config: Mapping[str, Any], around: Surroundings) -> list[st
         lines.append(f"etcd's password: {places.how_to_store('etcd-password')}")
     elif around.etcd_login is EtcdLogin.CERTIFICATE and places.in_aws:
         for name, file in (("etcd-ca", "ca.pem"), ("etcd-cert", "client.pem"), ("etcd-key", "client.key")):
-            lines.append(
-                f"etcd's {file}, in the folder of `etcd certs`: {places.how_to_store(name, f'clients/scaler/{file}')}"
-            )
+            made = f"{CERTIFICATES}/clients/scaler/{file}"
+            lines.append(f"etcd's {file}, made by `etcd certs ./{CERTIFICATES}`: {places.how_to_store(name, made)}")
     elif around.etcd_login is EtcdLogin.CERTIFICATE:
         lines.append(f"etcd's certificates: copy clients/scaler of `etcd certs` to {FOLDER} of every node's image")
     if any("git" in pool for pool in config["pools"]):

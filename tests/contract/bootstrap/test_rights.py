@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from scaler_plugin.bootstrapping.ground import Ground, PoolGround
+from scaler_plugin.bootstrapping.requirements import references
 from scaler_plugin.bootstrapping.template import render_template
 from scaler_plugin.cloud.ec2 import launch_parameters
 from scaler_plugin.config.launches import launch_candidates
@@ -147,7 +148,7 @@ def cases() -> list[Case]:
         yes("terminate an instance of the cluster", on_instance("ec2:TerminateInstances", OWN_TAGS)),
         yes("read the console of an instance of the cluster", on_instance("ec2:GetConsoleOutput", OWN_TAGS)),
         yes("list the instances of its region", listing(REGION)),
-        yes("read a parameter of the cluster", ssm("scaler-sidecar/research/etcd-password")),
+        *(yes(f"read the cluster's {ref}", ssm(ref.name.lstrip("/"))) for ref in references(CONFIG).values()),
         yes("read a secret of the cluster", secret("scaler-sidecar/research/git-token")),
         yes("let the schedule launch the probe", scheduled(), PROBE),
         no("launch without a launch template", launch(template=None, change=_complete)),
@@ -198,11 +199,11 @@ def cases() -> list[Case]:
         no("list instances of another region", listing("us-east-1")),
         no("pass another role to EC2", pass_role(ADMIN_ROLE, "ec2.amazonaws.com")),
         no("pass its own role to Lambda", pass_role(IDS["NodeRole.Arn"], "lambda.amazonaws.com")),
-        no("read a parameter of another cluster", ssm("scaler-sidecar/secret-project/etcd-password")),
-        no("read a parameter of a cluster whose name begins alike", ssm("scaler-sidecar/research-2/etcd-password")),
+        no("read a parameter of another cluster", ssm("scaler-sidecar/secret-project/etcd-key")),
+        no("read a parameter of a cluster whose name begins alike", ssm("scaler-sidecar/research-2/etcd-key")),
         no("read a parameter of nobody", ssm("production/database-password")),
-        no("read a parameter in another region", ssm("scaler-sidecar/research/etcd-password", region="us-east-1")),
-        no("write a parameter of the cluster", ssm("scaler-sidecar/research/etcd-password", "ssm:PutParameter")),
+        no("read a parameter in another region", ssm("scaler-sidecar/research/etcd-key", region="us-east-1")),
+        no("write a parameter of the cluster", ssm("scaler-sidecar/research/etcd-key", "ssm:PutParameter")),
         no("read a foreign secret", secret("production/database")),
         no("overwrite a secret", secret("scaler-sidecar/research/git-token", "secretsmanager:PutSecretValue")),
         no(
@@ -214,7 +215,7 @@ def cases() -> list[Case]:
         no("let the schedule launch without the tag", scheduled(with_tag("scaler-sidecar:cluster", "other")), PROBE),
         no("let the schedule launch elsewhere", scheduled(spoken(SubnetId="subnet-0ffffffffffffffff")), PROBE),
         no("let the schedule terminate", on_instance("ec2:TerminateInstances", OWN_TAGS), PROBE),
-        no("let the schedule read a secret", ssm("scaler-sidecar/research/etcd-password"), PROBE),
+        no("let the schedule read a secret", ssm("scaler-sidecar/research/etcd-key"), PROBE),
         no("let the schedule pass another role", pass_role(ADMIN_ROLE, "ec2.amazonaws.com"), PROBE),
     ]
 
