@@ -199,15 +199,15 @@ class Stage:
     def task_status(self, task: str) -> str:
         return str(self.clearml_call("tasks.get_by_id", task=task)["task"]["status"])
 
-    def wait_polling(self) -> None:
-        """Until the node's agent asks for tasks: its slot is idle by the agent's own word."""
+    def wait_polling(self, slot: int = 0) -> None:
+        """Until an agent of the node asks for tasks: its slot is idle by the agent's own word."""
 
         def idle() -> bool:
-            said = self.machine.try_run("cat", "/run/scaler-sidecar/slots/0/state.json").stdout
+            said = self.machine.try_run("cat", f"/run/scaler-sidecar/slots/{slot}/state.json").stdout
             return '"state": "idle"' in said
 
         try:
-            wait_for("the agent polls", idle, 120)
+            wait_for(f"the agent on slot {slot} polls", idle, 120)
         except AssertionError as late:
             journal = self.machine.run("journalctl", "--no-pager", "-n", "80", check=False)
             raise AssertionError(f"{late}\n{self.machine.console[-3000:]}\n{journal}") from None
