@@ -299,18 +299,6 @@ def test_without_a_sidecar_the_dead_man_waits_for_the_task_and_then_powers_off(n
     wait_for("the instance is terminated", lambda: stage.instance_state() == "terminated")
 
 
-def test_wrong_user_data_is_said_on_the_console_and_the_node_ends_itself(new_stage: NewStage) -> None:
-    stage = new_stage()
-    stage.setting("scaler-deadman.service", "[Service]\nEnvironment=DEADMAN_STARTUP_S=1 DEADMAN_GRACE_S=0\n")
-    stage.setting("scaler-deadman.timer", "[Timer]\nOnBootSec=12\nAccuracySec=1\n")
-    stage.launch(user_data="#!/bin/sh\necho hello\n")
-    stage.machine.wait_ended(120)
-    assert "was not written by a scaler-sidecar" in stage.machine.console
-    assert "No sidecar has started" in stage.machine.console
-    stage.machine_is_off()
-    wait_for("the instance is terminated", lambda: stage.instance_state() == "terminated")
-
-
 def test_an_idle_node_retires_by_shutting_its_machine_down(new_stage: NewStage) -> None:
     stage = new_stage()
     stage.push_config(idle_timeout="5s")
