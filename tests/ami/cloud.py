@@ -1,7 +1,7 @@
 """An AWS account on this host, whose instances are machines that boot the baked image; beside it etcd with TLS and ClearML.
 
 Whatever EC2 lists as launched is switched on, what the guests do becomes the instances' states, and their consoles EC2's. The EC2
-double answers for all of AWS: EC2, CloudFormation, IAM, SSM, EventBridge Scheduler. What an instance has over the image is settings:
+double answers for all of AWS: EC2, CloudFormation, IAM, SSM, EventBridge Scheduler. An instance has only settings over the image:
 where AWS is, and those that make waiting shorter.
 """
 
@@ -36,6 +36,8 @@ CLUSTER = "ami"
 REGION = "us-east-1"
 STACK = "scaler-ami"
 INSTANCE_TYPE = "c5.large"
+#: Instances of this pool have the docker images that were pulled when the image was baked.
+DOCKER_POOL = "docker"
 
 PASS_INTERVAL_S = 0.3
 
@@ -237,14 +239,16 @@ class Cloud:
 
     def _switch_on(self, wanted: WantedInstance) -> None:
         self._count += 1
+        user_data = self._ec2.user_data(wanted.instance_id)
         self._instances[wanted.instance_id] = Instance(
             wanted,
-            self._ec2.user_data(wanted.instance_id),
+            user_data,
             self._count,
             self._image,
             self.folder / "machines",
             self._network,
             self._settings,
+            docker=f"pool: {DOCKER_POOL}\n" in user_data,
         )
         self._ec2.booted(wanted.instance_id)
 

@@ -5,11 +5,14 @@ Where something is missing, CI fails; elsewhere the tests are skipped with the l
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,8 @@ PROGRAMS = {
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",
 }
+
+BAKE_FOLDER = pytest.StashKey[Path]()
 
 if os.environ.get("SCALER_AMI_TESTS") != "1":
     collect_ignore_glob = ["test_*.py"]
@@ -61,16 +66,44 @@ def artifacts() -> Path:
     return folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[BAKE_FOLDER] = Path(tempfile.mkdtemp(prefix="scaler-bake-"))
+
+
+def pytest_configure_node(node: Any) -> None:
+    """The processes among which pytest-xdist divides the tests share one bake."""
+    node.workerinput["bake_folder"] = str(node.config.stash[BAKE_FOLDER])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        subprocess.run(["rm", "-rf", "--one-file-system", str(config.stash[BAKE_FOLDER])], check=False)
+
+
 @pytest.fixture(scope="session")
-def baked(tmp_path_factory: pytest.TempPathFactory, artifacts: Path, tools: None) -> Iterator[Bake]:
-    folder = tmp_path_factory.mktemp("bake")
-    try:
-        yield bake(folder)
-    finally:
-        for log in ("packer.log", "bake-console.log"):
-            if (folder / log).exists():
-                shutil.copy(folder / log, artifacts)
-        subprocess.run(["rm", "-rf", "--one-file-system", str(folder / "disk")], check=False)
+def baked(request: pytest.FixtureRequest, artifacts: Path, tools: None) -> Bake:
+    """The first process that wants it bakes, the others wait for it."""
+    given = getattr(request.config, "workerinput", {}).get("bake_folder")
+    folder = Path(given) if given else request.config.stash[BAKE_FOLDER]
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder / "bake.pickle"
+        if made.exists():
+            found: Bake = pickle.loads(made.read_bytes())
+            return found
+        try:
+            (folder / "bake").mkdir()
+        except FileExistsError:
+            pytest.fail("The bake has failed in another process; packer.log in build/ami-test says why.", pytrace=False)
+        try:
+            result = bake(folder / "bake")
+        finally:
+            for log in ("packer.log", "bake-console.log"):
+                if (folder / "bake" / log).exists():
+                    shutil.copy(folder / "bake" / log, artifacts)
+        made.write_bytes(pickle.dumps(result))
+        return result
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from scaler_plugin.localcloud.imds import ImdsServer, RoleCredentials
 from scaler_plugin.localcloud.machines.instances import WantedInstance
 
 from .machine import METADATA_ADDRESS, Machine, NetworkNamespace, Overlay
+from .stage import docker_data_options
 
 #: What the node's role gives to whoever reaches the metadata service.
 ROLE = RoleCredentials("node", "ASIANODEROLE", "node-role-secret", "node-role-session")
@@ -45,7 +46,7 @@ class Network:
 
 
 class Instance:
-    """Made, it boots. ``settings`` are files over the image: path and text."""
+    """Made, it boots. ``settings`` are files over the image: path and text. Only with ``docker`` it has the image's containers."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Instance:
         folder: Path,
         network: Network,
         settings: dict[str, str],
+        docker: bool,
     ) -> None:
         self.instance_id = InstanceId(wanted.instance_id)
         self.told = "pending"
@@ -75,7 +77,9 @@ class Instance:
             self._cleanup.callback(overlay.remove)
             for path, text in settings.items():
                 overlay.write(path, text)
-            self.machine = Machine(overlay.root, folder / f"{number}-{wanted.instance_id}.log", self._network)
+            options = docker_data_options(image, folder / f"{wanted.instance_id}-docker") if docker else []
+            console = folder / f"{number}-{wanted.instance_id}.log"
+            self.machine = Machine(overlay.root, console, self._network, options)
             self._cleanup.callback(self.machine.destroy)
             self.machine.start()
         except BaseException:

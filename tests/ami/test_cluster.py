@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from .cloud import Cloud
+from . import task_image
+from .cloud import DOCKER_POOL, Cloud
 from .machine import wait_for
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 QUEUE = "ami-queue"
 POOL = {"name": "cpu", "queues": [QUEUE], "max_instances": 3, "cpu_only": True, "idle_timeout": "15s"}
+DOCKER_QUEUE = "ami-docker-queue"
 #: The shortest that a schedule can.
 PROBE = {"mode": "probe", "probe_every": "1m"}
 
@@ -69,10 +71,20 @@ def leader(cloud: Cloud) -> str:
     return str(found.get("node", ""))
 
 
-def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud) -> None:
+def docker_pool(image: Path) -> dict[str, Any]:
+    return {
+        **POOL,
+        "name": DOCKER_POOL,
+        "queues": [DOCKER_QUEUE],
+        "docker_image": task_image.pulled(image),
+        "extra_clearml_conf": task_image.OFFLINE_CONF,
+    }
+
+
+def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud, image: Path) -> None:
     # Day one.
     cloud.store_secrets()
-    config = cloud.write_config([POOL], zero=PROBE)
+    config = cloud.write_config([POOL, docker_pool(image)], zero=PROBE)
     assert "is ready" in cloud.cli("bootstrap", "apply", config)
     cloud.cli("config", "push", config)
     cloud.cli("bootstrap", "first", config)
@@ -97,6 +109,12 @@ def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud) -
     )
     until(cloud, "all are done", lambda: states(cloud, tasks) == {"completed"})
     assert {worker_of(cloud, task) for task in tasks} == workers, "none ran twice"
+
+    # Another queue, whose pool runs its tasks in containers.
+    in_container = cloud.enqueue(DOCKER_QUEUE, "import os\nassert os.path.exists('/.dockerenv')\n")
+    until(cloud, "the task in a container is done", lambda: cloud.task(in_container)["status"] == "completed")
+    nodes.add(worker_of(cloud, in_container).rpartition(":")[2])
+    assert len(nodes) == 4
 
     # Idle: each shuts its own machine down, and EC2 terminates what has shut down.
     until(cloud, "nothing of the workers is left", lambda: not nodes & set(cloud.alive()))

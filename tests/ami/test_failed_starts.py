@@ -11,7 +11,7 @@ import pytest
 from scaler_plugin.cloud.user_data import EtcdAccess, UserData
 from scaler_plugin.core.model import NodeRole, PoolName
 
-from .cloud import CLUSTER, REGION, STACK, Cloud, reference
+from .cloud import CLUSTER, STACK, Cloud, reference
 from .machine import wait_for
 from .stage import SECRET_FILE, Stage
 
