@@ -33,6 +33,10 @@ class StoreRefused(StoreError):
     """etcd answered and refused: wrong credentials, no permission, no space. Nothing was written."""
 
 
+class RecordMalformed(StoreError):
+    """A value in etcd is not what stands under such a key: another program wrote it, a person, or a newer version."""
+
+
 class LeaseLost(StoreError):
     """The lease expired or was revoked, and every key under it is gone."""
 

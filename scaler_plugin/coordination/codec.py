@@ -1,7 +1,7 @@
 """Frozen dataclasses as compact JSON, as they lie in etcd, and back.
 
 Fields that this version does not know are ignored, since a newer node may have written them; a field that is missing takes
-its default, so a new field needs one. Anything else that does not fit is a :class:`~scaler_plugin.errors.StoreError` that
+its default, so a new field needs one. Anything else that does not fit is a :class:`~scaler_plugin.errors.RecordMalformed` that
 names the key.
 
 By msgspec and not by pydantic, which the configuration's schema needs: it is a tenth of its size, and this is in every sidecar.
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from scaler_plugin.errors import StoreError
+from scaler_plugin.errors import RecordMalformed
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ def decode(kind: type[T], text: str, key: str = "") -> T:
     try:
         value: T = _decoder(hashable).decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise StoreError(
-            f"{f'the value of {key}' if key else 'the stored value'} is not a valid {kind.__name__} "
+        raise RecordMalformed(
+            f"{f'The value of {key}' if key else 'The stored value'} is not a valid {kind.__name__} "
             f"({_told(error)}); correct or delete it"
         ) from error
     return value

@@ -13,6 +13,7 @@ Guarantees:
   answer from etcd and holds for a process that was paused: it finds out when it looks.
 - :meth:`Election.resign` frees the key at once; a holder that dies frees it after the TTL (etcd looks every half second).
 - A holder whose renewing thread lives but whose steps have stopped loses the term after ``STALLED_AFTER_TTLS`` TTLs.
+- Whatever other hands put under the leader's key, candidates clear it away and one leads again.
 
 Not guaranteed:
 
@@ -31,11 +32,14 @@ from dataclasses import dataclass
 
 from scaler_plugin.coordination.codec import decode, encode
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.malformed import tell_once
 from scaler_plugin.coordination.store import (
     Comparison,
     CreatedAt,
+    Delete,
     Entry,
     LeaseId,
+    ModifiedAt,
     Put,
     Store,
     Transaction,
@@ -44,7 +48,7 @@ from scaler_plugin.coordination.store import (
     Write,
 )
 from scaler_plugin.core.ports import Clock
-from scaler_plugin.errors import ConfigError, LeaseLost, NotLeader, StoreError
+from scaler_plugin.errors import ConfigError, LeaseLost, NotLeader, RecordMalformed, StoreError
 
 #: etcd grants no shorter lease (1.5 times its election timeout, rounded up): a shorter one here would only seem so.
 SHORTEST_TTL_S = 2
@@ -179,6 +183,8 @@ class Election:
             self._changed.clear()
             self._other_seen_at = float("-inf")
             entry = self._store.get(self._keys.leader)
+            if entry is not None and entry.lease is None:
+                entry = self._remove_ownerless(entry)
             if entry is None:
                 self._forget_term()
                 entry = self._campaign()
@@ -243,6 +249,12 @@ class Election:
     def _unwatch(self) -> None:
         self._watches -= 1
 
+    def _remove_ownerless(self, entry: Entry) -> Entry | None:
+        """A leader's key under no lease is no candidate's: a put by hand, or a copy of another etcd. It would stand for ever."""
+        tell_once(entry, RecordMalformed(f"The leader's key {entry.key} was under no lease; it was removed"))
+        self._store.transact([ModifiedAt(entry.key, entry.mod_revision)], [Delete(entry.key)])
+        return self._store.get(entry.key)
+
     def _campaign(self) -> Entry | None:
         """Try to become the leader; the leader's key afterwards, whosever it is.
 
@@ -271,7 +283,12 @@ class Election:
         lease = self._lease
         if lease is None or (self._clock.monotonic() >= self._deadline and not self._renew(lease)):
             return None
-        since = decode(_Candidacy, entry.value, entry.key).since
+        try:
+            since = decode(_Candidacy, entry.value, entry.key).since
+        except RecordMalformed as error:
+            tell_once(entry, error)
+            self._drop_lease()  # and the key with it: the next step campaigns anew
+            return None
         with self._state:
             if self._lease != lease:  # lost meanwhile, as the renewing thread has found
                 return None

@@ -191,9 +191,10 @@ class EtcdStore:
 
 
 def _entry(pair: Any) -> Entry:
+    # Whoever put something else than text there: it is a malformed record and no failure of etcd.
     return Entry(
-        key=pair.key.decode(),
-        value=pair.value.decode(),
+        key=pair.key.decode(errors="replace"),
+        value=pair.value.decode(errors="replace"),
         create_revision=pair.create_revision,
         mod_revision=pair.mod_revision,
         lease=LeaseId(pair.lease) if pair.lease else None,

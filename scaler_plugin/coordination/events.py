@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from scaler_plugin.coordination.codec import decode, encode
+from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.malformed import decode_all
 from scaler_plugin.coordination.store import Delete, Put, Store
-from scaler_plugin.errors import StoreError
 
 #: At most so many old events go in the transaction that adds one; etcd takes 128 writes in all.
 MOST_DROPPED = 100
@@ -41,10 +41,4 @@ def record(store: Store, keys: Keys, event: Event, keep: int = 200) -> None:
 
 def read(store: Store, keys: Keys) -> tuple[Event, ...]:
     """The events, oldest first. One that cannot be understood is left out."""
-    events = []
-    for entry in store.get_prefix(keys.events):
-        try:
-            events.append(decode(Event, entry.value, entry.key))
-        except StoreError:
-            continue
-    return tuple(events)
+    return decode_all(Event, store.get_prefix(keys.events))

@@ -5,16 +5,12 @@ A node writes its own and deletes them when they are kept; the leader keeps thos
 
 from __future__ import annotations
 
-import structlog
-
-from scaler_plugin.coordination.codec import decode, encode
+from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.malformed import decode_all
 from scaler_plugin.coordination.store import Delete, Put, Store
 from scaler_plugin.core.handback import Handback
 from scaler_plugin.core.model import InstanceId, TaskId
-from scaler_plugin.errors import StoreError
-
-log = structlog.get_logger(__name__)
 
 
 def promise(store: Store, keys: Keys, handback: Handback) -> None:
@@ -28,10 +24,4 @@ def forget(store: Store, keys: Keys, instance_id: InstanceId, task_id: TaskId) -
 def read_handbacks(store: Store, keys: Keys, instance_id: InstanceId | None = None) -> tuple[Handback, ...]:
     """One node's promises, or everybody's. A malformed one is skipped."""
     prefix = keys.handbacks if instance_id is None else f"{keys.handbacks}{instance_id}/"
-    found = []
-    for entry in store.get_prefix(prefix):
-        try:
-            found.append(decode(Handback, entry.value, entry.key))
-        except StoreError as error:
-            log.warning("handback_skipped", error=str(error))
-    return tuple(found)
+    return decode_all(Handback, store.get_prefix(prefix))

@@ -1,7 +1,8 @@
 """The nodes of the cluster: each keeps its own record in etcd under its own lease; if the record is there, the sidecar lives.
 
 Guarantees: a record is written when it changes and not otherwise; one that is lost (lease expired, etcd set up anew, deleted by
-mistake) is back with the next :meth:`Registry.publish` or :meth:`Registry.renew`; a node that was condemned never registers.
+mistake) or spoilt by other hands is back with the next :meth:`Registry.publish` or :meth:`Registry.renew`; a node that was
+condemned never registers.
 Not guaranteed: that a node without a record is dead; it may be cut off from etcd.
 """
 
@@ -13,17 +14,14 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Protocol
 
-import structlog
-
-from scaler_plugin.coordination.codec import decode, encode
+from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.condemned import not_condemned
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.coordination.store import LeaseId, Put, Store
+from scaler_plugin.coordination.malformed import decode_all, tell_once
+from scaler_plugin.coordination.store import Entry, LeaseId, Put, Store
 from scaler_plugin.core.model import Node
 from scaler_plugin.core.ports import Clock
-from scaler_plugin.errors import LeaseLost, StoreError
-
-log = structlog.get_logger(__name__)
+from scaler_plugin.errors import LeaseLost, RecordMalformed, StoreError
 
 
 class Lock(Protocol):
@@ -127,7 +125,10 @@ class Registry:
             self._write(node, encode(node))
             return
         self._alive_at = sent
-        if self._store.get(self._keys.node(node.instance_id)) is None:
+        entry = self._store.get(self._keys.node(node.instance_id))
+        # A value that differs may stand: ``retiring`` is written beside this class, by the turn to retire. But one that nobody
+        # can read may not, nor one that has lost its lease (a plain put by hand does that) and would outlive the node.
+        if entry is None or entry.lease != lease or not decode_all(Node, [entry]):
             self._write(node, encode(node))
 
     def _write(self, node: Node, text: str) -> None:
@@ -155,16 +156,8 @@ class Registry:
         self._lease = self._written = None
 
 
-def _warn_of(error: StoreError) -> None:
-    log.warning("node_record_skipped", error=str(error))
-
-
-def read_nodes(store: Store, keys: Keys, on_malformed: Callable[[StoreError], None] = _warn_of) -> tuple[Node, ...]:
+def read_nodes(
+    store: Store, keys: Keys, on_malformed: Callable[[Entry, RecordMalformed], None] = tell_once
+) -> tuple[Node, ...]:
     """All registered nodes in order of instance id. A malformed record is skipped and given to ``on_malformed``."""
-    nodes = []
-    for entry in store.get_prefix(keys.nodes):
-        try:
-            nodes.append(decode(Node, entry.value, entry.key))
-        except StoreError as error:
-            on_malformed(error)
-    return tuple(nodes)
+    return decode_all(Node, store.get_prefix(keys.nodes), on_malformed)

@@ -5,16 +5,12 @@ Anybody who may write to etcd may ask, so these writes carry no fence. The leade
 
 from __future__ import annotations
 
-import structlog
-
-from scaler_plugin.coordination.codec import decode, encode
+from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.malformed import decode_all
 from scaler_plugin.coordination.store import Delete, Put, Store
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.core.requests import DrainRequest, NodeRequests, ProtectRequest
-from scaler_plugin.errors import StoreError
-
-log = structlog.get_logger(__name__)
 
 
 def request(store: Store, keys: Keys, asked: DrainRequest | ProtectRequest) -> None:
@@ -55,11 +51,6 @@ def read_all_requests(store: Store, keys: Keys) -> tuple[DrainRequest | ProtectR
 def _read(store: Store, keys: Keys, prefix: str) -> tuple[DrainRequest | ProtectRequest, ...]:
     found: list[DrainRequest | ProtectRequest] = []
     for entry in store.get_prefix(prefix):
-        try:
-            if entry.key.endswith("/drain"):
-                found.append(decode(DrainRequest, entry.value, entry.key))
-            else:
-                found.append(decode(ProtectRequest, entry.value, entry.key))
-        except StoreError as error:
-            log.warning("request_skipped", error=str(error))
+        kind = DrainRequest if entry.key.endswith("/drain") else ProtectRequest
+        found.extend(decode_all(kind, [entry]))
     return tuple(found)

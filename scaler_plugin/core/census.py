@@ -58,6 +58,8 @@ def take_census(observation: Observation, policy: ClusterPolicy, now: float) -> 
         census.add_launch(launch)
     for instance in observation.unrecorded:
         census.add_unrecorded(instance)
+    for instance in observation.unread:
+        census.add_unread(instance)
     return census.counts
 
 
@@ -116,6 +118,12 @@ class _Census:
         if self._now < may_register_until(instance, first_seen, pool.startup_timeout_s):
             count.booting_instances += 1
             count.supply_slots += pool.slots_per_node
+
+    def add_unread(self, instance: Instance) -> None:
+        """It exists, and whether it will pull is not known: no supply to count on."""
+        if instance.role is NodeRole.WORKER:
+            count, _ = self._of(instance.pool)
+            count.instances += 1
 
 
 def may_register_until(instance: Instance, first_seen: float, startup_timeout_s: float) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from scaler_plugin.core.breaker import StartRecord
-from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, Node, PoolName, QueueName
+from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, LaunchId, Node, PoolName, QueueName
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Observation:
     """One pass's picture. ``None`` means that the source could not be read; it never means "empty".
 
     ``unrecorded_since`` says since when the leader has seen an instance that has neither a node nor a launch record.
+
+    ``unread_nodes`` are nodes that are registered, so their sidecars live, but whose records can't be understood.
+    ``unread_launches`` are launch records that can't be, and since when the leader has seen them: they may stand for instances
+    that EC2 does not list yet.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -42,6 +46,8 @@ class Observation:
     cooldowns: tuple[Cooldown, ...] = ()
     unrecorded_since: Mapping[InstanceId, float] = field(default_factory=dict)
     starts: tuple[StartRecord, ...] = ()
+    unread_nodes: frozenset[InstanceId] = frozenset()
+    unread_launches: Mapping[LaunchId, float] = field(default_factory=dict)
 
     def waiting(self, queue: QueueName) -> int:
         """How many tasks wait in the queue; 0 for a queue that does not exist or could not be read."""
@@ -60,7 +66,13 @@ class Observation:
 
     @cached_property
     def node_ids(self) -> frozenset[InstanceId]:
-        return frozenset(node.instance_id for node in self.nodes)
+        """The registered nodes, whether their records can be understood or not."""
+        return self.unread_nodes.union(node.instance_id for node in self.nodes)
+
+    @cached_property
+    def unread(self) -> tuple[Instance, ...]:
+        """Living instances whose node is registered, but can't be understood: nobody knows what they do."""
+        return tuple(i for i in self.instances or () if i.instance_id in self.unread_nodes and not i.state.ending)
 
     @cached_property
     def unrecorded(self) -> tuple[Instance, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from scaler_plugin.core.census import PoolCount, take_census
+from scaler_plugin.core.housekeeping import LISTING_LAG_S
 from scaler_plugin.core.model import PoolName, QueueName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy
@@ -58,11 +59,24 @@ def plan_launches(policy: ClusterPolicy, observation: Observation, now: float) -
     census = take_census(observation, policy, now)
     if observation.backlogs is None:
         return LaunchPlan((), (), census)
-    if observation.instances is None:
+    doubt = _why_in_doubt(observation, now)
+    if doubt is not None:
         waiting = {queue: observation.waiting(queue) for queue in policy.queues}
-        why = "EC2 could not be read, so what already runs is not known; nothing is launched in doubt."
-        return LaunchPlan((), tuple(Unserved(queue, n, why) for queue, n in waiting.items() if n), census)
+        return LaunchPlan((), tuple(Unserved(queue, n, doubt) for queue, n in waiting.items() if n), census)
     return _Planner(policy, observation, census, now).plan()
+
+
+def _why_in_doubt(observation: Observation, now: float) -> str | None:
+    """Why it is not known what already runs, as a sentence: nothing is launched then."""
+    if observation.instances is None:
+        return "EC2 could not be read, so what already runs is not known; nothing is launched in doubt."
+    for launch_id, since in observation.unread_launches.items():
+        if now - since < LISTING_LAG_S:
+            return (
+                f"The launch record {launch_id} can't be read. Nothing is launched for {LISTING_LAG_S:.0f} s, until EC2 is sure to "
+                "list the instances that it may stand for."
+            )
+    return None
 
 
 class _Planner:

@@ -177,7 +177,8 @@ class _Holders:
         self._policy = policy
         self.nodes = {node.instance_id: node for node in observation.live_nodes}
         pools = {node.pool for node in observation.live_nodes if any(s.pulling_since for s in node.slots)}
-        pools |= {instance.pool for instance in observation.unrecorded if instance.role is NodeRole.WORKER}
+        unknown = (*observation.unrecorded, *observation.unread)
+        pools |= {instance.pool for instance in unknown if instance.role is NodeRole.WORKER}
         self._in_doubt = self._queues_of(pools)
         # Their agents may poll before their sidecars have registered, or without ever reaching etcd.
         awaited = {i for launch in observation.launches for i in launch.awaited} - observation.node_ids

@@ -11,14 +11,16 @@ from dataclasses import replace
 from scaler_plugin.coordination.cooldowns import read_cooldowns
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
+from scaler_plugin.coordination.malformed import tell_once
 from scaler_plugin.coordination.registry import read_nodes
 from scaler_plugin.coordination.start_records import read_start_records
-from scaler_plugin.coordination.store import Store
-from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, Node, QueueName
+from scaler_plugin.coordination.store import Entry, Store
+from scaler_plugin.core.housekeeping import LISTING_LAG_S
+from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, LaunchId, Node, QueueName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
-from scaler_plugin.errors import TaskServerError
+from scaler_plugin.errors import RecordMalformed, TaskServerError
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.problems import ProblemBoard
 
@@ -33,7 +35,8 @@ CREATE_AGAIN_S = 60.0
 
 
 class Observer:
-    """Keeps the last EC2 listing and since when instances have been without a record; both can be rebuilt from nothing."""
+    """Keeps the last EC2 listing, and since when instances have been without a record and launch records unreadable; all of it can
+    be rebuilt from nothing."""
 
     def __init__(
         self,
@@ -59,17 +62,38 @@ class Observer:
         self._listing: tuple[Instance, ...] | None = None
         self._listed_at = 0.0
         self._unrecorded_since: dict[InstanceId, float] = {}
+        self._unread_since: dict[LaunchId, float] = {}
         self._not_created: dict[QueueName, tuple[float, str]] = {}  # until when it is left alone, and why
 
     def observe(self, policy: ClusterPolicy) -> Observation:
-        """Read everything once. Raises ``StoreError`` when etcd cannot be read; other sources become ``None``."""
-        nodes = read_nodes(self._store, self._keys)
+        """Read everything once. Raises ``StoreError`` when etcd cannot be read; other sources become ``None``.
+
+        Records in etcd that can't be understood are passed over.
+        """
+        unread_nodes: set[InstanceId] = set()
+
+        def pass_over(entry: Entry, error: RecordMalformed) -> None:
+            tell_once(entry, error)
+            unread_nodes.add(InstanceId(entry.key.removeprefix(self._keys.nodes)))
+
+        nodes = read_nodes(self._store, self._keys, pass_over)
         launches = self._book.read()
+        now = self._clock.now()
+        self._unread_since = {unread: self._unread_since.get(unread, now) for unread in self._book.unread}
         cooldowns = read_cooldowns(self._store, self._keys)
         starts = read_start_records(self._store, self._keys)
         backlogs = self._backlogs(policy)
         instances = self._instances(nodes, launches)
-        observation = Observation(nodes, launches, backlogs, instances, cooldowns, starts=starts)
+        observation = Observation(
+            nodes,
+            launches,
+            backlogs,
+            instances,
+            cooldowns,
+            starts=starts,
+            unread_nodes=frozenset(unread_nodes),
+            unread_launches=dict(self._unread_since),
+        )
         now = self._clock.now()
         self._unrecorded_since = {
             instance.instance_id: self._unrecorded_since.get(instance.instance_id, now)
@@ -118,6 +142,7 @@ class Observer:
         return self._listing
 
     def _listing_interval(self, nodes: tuple[Node, ...], launches: tuple[Launch, ...]) -> float:
-        if launches or self._unrecorded_since:
+        unread = any(self._clock.now() - since < LISTING_LAG_S for since in self._unread_since.values())
+        if launches or self._unrecorded_since or unread:
             return LISTING_BUSY_S
         return LISTING_QUIET_S

@@ -23,7 +23,7 @@ from scaler_plugin.core.retirement import (
     may_retire,
     needs_the_others,
 )
-from scaler_plugin.errors import StoreError
+from scaler_plugin.errors import RecordMalformed, StoreError
 from scaler_plugin.sidecar.etcd_contact import EtcdContact
 from scaler_plugin.sidecar.ports import NodePorts
 
@@ -93,8 +93,11 @@ class Retirement:
         return verdict
 
     def _fresh_backlog(self, pool: PoolPolicy) -> int | None:
-        leader = read_leader(self._ports.store, self._ports.keys)
-        view = read_view(self._ports.store, self._ports.keys)
+        try:
+            leader = read_leader(self._ports.store, self._ports.keys)
+            view = read_view(self._ports.store, self._ports.keys)
+        except RecordMalformed:  # a newer version's: etcd is there all the same, and nodes must not act as if it were away
+            return None
         if leader is None or view is None or view.term != leader.term or not view.backlog_known:
             return None
         return view.backlog_of(pool)

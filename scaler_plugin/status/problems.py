@@ -31,6 +31,19 @@ _ADVICE = {
     "check_failed": "Correct the check in the pool's configuration; until then it says nothing about the machines.",
     "launch_refused": "The pool tries again after its pause; if the same comes back, do what the message says.",
 }
+#: What a record that can't be read stands for, by the first part of its key, and so what to do.
+_MALFORMED = {
+    "launches": "Its instances are counted as EC2 lists them, and ended if they don't register. If a newer version runs on other "
+    "nodes, leave the record to them; else delete it with etcdctl.",
+    "nodes": "The node's sidecar writes it anew within seconds. If it does not, look at its log: journalctl -u scaler-sidecar.",
+    "handbacks": "The task whose id ends the key may be stopped and in no queue: if so enqueue it in ClearML, then delete the "
+    "record with etcdctl.",
+    "requests": "It counts as not asked. Ask again with `scaler-sidecar drain` or `protect`, or delete it with etcdctl.",
+    "cooldowns": "It counts as no pause. The leader writes it anew at the pool's next failed launch; or delete it with etcdctl.",
+    "starts": "It counts as no failure. The leader writes it anew at the pool's next failed start; or delete it with etcdctl.",
+}
+_MALFORMED_OTHER = "Another program or a newer version wrote it; nobody else can read it."
+
 _ANY_FAILURE = "If it comes back, look at the leader's log: journalctl -u scaler-sidecar."
 
 
@@ -81,8 +94,8 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[
             "Publish one: scaler-sidecar config push scaler.yaml",
             0.0,
         )
-    for sentence in records.malformed:
-        yield Problem("etcd", sentence, "Another program or a newer version wrote it; nobody else can read it.", 0.0)
+    for malformed in records.malformed:
+        yield Problem("etcd", malformed.sentence, _MALFORMED.get(malformed.kind, _MALFORMED_OTHER), 0.0)
 
 
 def _no_leader(nodes_are_up: bool) -> Problem:

@@ -9,7 +9,7 @@ Imports neither the registry nor the leader's parts: this is the path of a comma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -18,14 +18,26 @@ from scaler_plugin.coordination.codec import decode
 from scaler_plugin.coordination.election import LeaderRecord, leader_record
 from scaler_plugin.coordination.events import Event
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.launch_book import decode_launch
 from scaler_plugin.coordination.store import Entry, Store
+from scaler_plugin.core.breaker import StartRecord
+from scaler_plugin.core.handback import Handback
 from scaler_plugin.core.model import InstanceId, Launch, LaunchId, Node
 from scaler_plugin.core.observation import Cooldown
 from scaler_plugin.core.policy import ClusterPolicy
+from scaler_plugin.core.requests import DrainRequest, ProtectRequest
 from scaler_plugin.core.view import View
 from scaler_plugin.errors import ScalerError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """A record that can't be understood, and why, as a sentence that names its key. ``kind`` is the first part of that key."""
+
+    kind: str
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class ClusterRecords:
     events: tuple[Event, ...] = ()
     config_revision: int | None = None
     policy: ClusterPolicy | None = None
-    malformed: tuple[str, ...] = ()
+    malformed: tuple[Malformed, ...] = ()
     empty: bool = False
 
     @cached_property
@@ -70,13 +82,18 @@ def sort_records(entries: Sequence[Entry], keys: Keys) -> ClusterRecords:
     single = {entry.key: entry for entry in entries if entry.key in (keys.leader, keys.view, keys.config)}
     leader_entry, config = single.get(keys.leader), single.get(keys.config)
     view = sorting.one(View, single.get(keys.view))
+    for kind, prefix in ((StartRecord, keys.starts), (Handback, keys.handbacks)):
+        sorting.all(kind, entries, prefix)  # not shown, but people must hear of one that nobody can act on
+    for entry in entries:
+        if entry.key.startswith(keys.node_requests):
+            sorting.one(DrainRequest if entry.key.endswith("/drain") else ProtectRequest, entry)
     return ClusterRecords(
         cluster=keys.cluster,
         root=keys.root,
         leader=sorting.leader(leader_entry),
         view=view,
         nodes=sorting.all(Node, entries, keys.nodes),
-        launches=sorting.all(Launch, entries, keys.launches),
+        launches=sorting.launches(entries),
         cooldowns=sorting.all(Cooldown, entries, keys.cooldowns),
         events=sorting.all(Event, entries, keys.events),
         config_revision=config.mod_revision if config else None,
@@ -91,29 +108,22 @@ class _Sorting:
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.malformed: list[str] = []
+        self.malformed: list[Malformed] = []
 
     def one(self, kind: type[T], entry: Entry | None) -> T | None:
-        if entry is None:
-            return None
-        try:
-            return decode(kind, entry.value, entry.key)
-        except ScalerError as error:
-            self.malformed.append(str(error))
-            return None
+        return self._try(lambda entry: decode(kind, entry.value, entry.key), entry)
 
     def all(self, kind: type[T], entries: Sequence[Entry], prefix: str) -> tuple[T, ...]:
         decoded = (self.one(kind, entry) for entry in entries if entry.key.startswith(prefix))
         return tuple(record for record in decoded if record is not None)
 
+    def launches(self, entries: Sequence[Entry]) -> tuple[Launch, ...]:
+        found = (entry for entry in entries if entry.key.startswith(self._keys.launches))
+        decoded = (self._try(lambda entry: decode_launch(entry, self._keys), entry) for entry in found)
+        return tuple(launch for launch in decoded if launch is not None)
+
     def leader(self, entry: Entry | None) -> LeaderRecord | None:
-        if entry is None:
-            return None
-        try:
-            return leader_record(entry)
-        except ScalerError as error:
-            self.malformed.append(str(error))
-            return None
+        return self._try(leader_record, entry)
 
     def policy(self, entry: Entry | None) -> ClusterPolicy | None:
         if entry is None:
@@ -122,8 +132,16 @@ class _Sorting:
         from scaler_plugin.config.load import parse_json  # noqa: PLC0415
         from scaler_plugin.config.policy import cluster_policy  # noqa: PLC0415
 
+        return self._try(
+            lambda entry: cluster_policy(parse_json(entry.value, f"The configuration in etcd ({entry.key})")), entry
+        )
+
+    def _try(self, read: Callable[[Entry], T], entry: Entry | None) -> T | None:
+        if entry is None:
+            return None
         try:
-            return cluster_policy(parse_json(entry.value, f"The configuration in etcd ({entry.key})"))
+            return read(entry)
         except ScalerError as error:
-            self.malformed.append(str(error))
+            kind = entry.key.removeprefix(self._keys.root).partition("/")[0]
+            self.malformed.append(Malformed(kind, str(error)))
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from scaler_plugin.coordination.etcd_store import open_store
 from scaler_plugin.coordination.memory_store import MemoryStore
 from scaler_plugin.coordination.store import CreatedAt, Delete, LeaseId, ModifiedAt, Put, Store, ValueIs
 from scaler_plugin.errors import LeaseLost, StoreRefused
-from scaler_plugin.localcloud.etcd import EtcdProcess
+from scaler_plugin.localcloud.etcd import EtcdProcess, etcd_binary
 from scaler_plugin.simulation.clock import VirtualClock
 
 DEADLINE_S = 15.0
@@ -398,3 +400,17 @@ def test_what_a_watch_wakes_up_may_itself_use_the_store(bench: Bench) -> None:
     bench.store.watch("/a", on_change)
     put(bench.store, "/a", "1")
     assert bench.wait(lambda: "1" in read)
+
+
+@pytest.mark.real
+def test_a_value_that_is_no_text_reads_as_one_that_nobody_understands_and_hides_no_other(etcd: EtcdProcess) -> None:
+    command = [etcd_binary("etcdctl"), f"--endpoints={etcd.endpoint}", "put", "/t/binary/a"]
+    subprocess.run(command, input=b"\xff\x00\xfe", env={**os.environ, "ETCDCTL_API": "3"}, check=True)
+    store = open_store([etcd.endpoint])
+    try:
+        put(store, "/t/binary/b", "text")
+        spoilt, sound = store.get_prefix("/t/binary/")
+    finally:
+        store.close()
+    assert "\ufffd" in spoilt.value
+    assert sound.value == "text"

@@ -381,3 +381,40 @@ def test_a_candidate_that_was_woken_campaigns_in_its_next_step(world: World) -> 
     assert new.step() is None
     old.resign()
     assert new.step() is not None
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", '{"candidate":"ghost","since":1.0}'])
+def test_a_leaders_key_under_no_lease_is_cleared_away_and_a_candidate_leads(world: World, text: str) -> None:
+    world.client("somebody").transact([], [Put(KEYS.leader, text)])
+    held = world.candidate("a").step()
+    assert held is not None
+    assert read_leader(world.client("b"), KEYS) == LeaderRecord("a", held.term, world.clock.now())
+
+
+def test_a_leader_whose_key_was_overwritten_writes_nothing_more_and_a_new_term_begins(world: World) -> None:
+    election = world.candidate("a")
+    old = election.step()
+    assert old is not None
+    world.client("somebody").transact([], [Put(KEYS.leader, "nonsense")])
+    with pytest.raises(NotLeader):
+        election.fenced(put("stale"))
+    new = election.step()
+    assert new is not None
+    assert new.term > old.term
+    assert election.fenced(put("new"))
+
+
+def test_a_leaders_key_that_nobody_can_read_under_its_own_lease_ends_the_term_and_a_new_one_begins(
+    world: World,
+) -> None:
+    election = world.candidate("a")
+    old = election.step()
+    entry = world.client("x").get(KEYS.leader)
+    assert old is not None
+    assert entry is not None
+    world.client("somebody").transact([], [Put(KEYS.leader, "nonsense", entry.lease)])
+    assert election.step() is None
+    new = election.step()
+    assert new is not None
+    assert new.term > old.term
+    assert len(world.etcd.leases) == 1

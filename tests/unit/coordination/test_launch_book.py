@@ -11,14 +11,15 @@ from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
 from scaler_plugin.coordination.memory_store import Cut, MemoryStore
-from scaler_plugin.coordination.store import Put
+from scaler_plugin.coordination.store import Delete, Put
 from scaler_plugin.core.model import Attempt, InstanceId, Launch, LaunchId, LaunchRequest, PoolName
-from scaler_plugin.errors import NotLeader, StoreError, StoreRefused, StoreUnavailable
+from scaler_plugin.errors import NotLeader, StoreRefused, StoreUnavailable
 from scaler_plugin.simulation.clock import VirtualClock
 
 KEYS = Keys("/scaler", "c")
 REQUEST = LaunchRequest("c", PoolName("cpu"), LaunchId("l-1"), 2, "m5.large", "ami-1", tags=(("a", "b"),))
-LAUNCH = Launch(LaunchId("l-1"), PoolName("cpu"), 2, 1, 7, 1.0, "2 tasks wait", (REQUEST,))
+ATTEMPT = Attempt(0, "token-0", REQUEST, 1.0)
+LAUNCH = Launch(LaunchId("l-1"), PoolName("cpu"), 2, 1, 7, 1.0, "2 tasks wait", (REQUEST,), (ATTEMPT,))
 
 
 class World:
@@ -111,7 +112,23 @@ def test_a_record_that_somebody_else_changed_is_not_overwritten(world: World) ->
     assert world.records() == (theirs,)
 
 
-def test_a_malformed_record_stops_the_reader_and_is_named(world: World) -> None:
-    world.etcd.client("operator").transact([], [Put(KEYS.launch(LaunchId("l-0")), '{"launch_id": 1}')])
-    with pytest.raises(StoreError, match="launches/l-0"):
-        world.records()
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"launch_id": 1}',
+        encode(replace(LAUNCH, count="two")),  # type: ignore[arg-type]
+        encode(LAUNCH),  # a copy of a record under another key
+        encode(replace(LAUNCH, launch_id=LaunchId("l-0"), attempts=())),
+        encode(replace(LAUNCH, launch_id=LaunchId("l-0"), attempts=(replace(ATTEMPT, error="no capacity"),))),
+    ],
+)
+def test_a_record_that_cannot_be_gone_on_from_is_named_and_hides_no_other(world: World, text: str) -> None:
+    election, book = world.leader("a")
+    book.put(election, LAUNCH)
+    world.etcd.client("operator").transact([], [Put(KEYS.launch(LaunchId("l-0")), text)])
+    assert book.read() == (LAUNCH,)
+    assert book.unread == ("l-0",)
+    world.etcd.client("operator").transact([], [Delete(KEYS.launch(LaunchId("l-0")))])
+    assert book.read() == (LAUNCH,)
+    assert book.unread == ()

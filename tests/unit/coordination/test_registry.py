@@ -11,7 +11,7 @@ from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import Cut, MemoryStore
 from scaler_plugin.coordination.registry import Condemned, Registry, read_nodes
-from scaler_plugin.coordination.store import Delete, Put
+from scaler_plugin.coordination.store import Delete, Entry, Put
 from scaler_plugin.core.model import InstanceId, Node, NodeIdentity, NodeRole, NodeState, PoolName
 from scaler_plugin.errors import StoreError, StoreUnavailable
 from scaler_plugin.simulation.clock import VirtualClock
@@ -151,7 +151,30 @@ def test_an_instance_that_was_condemned_does_not_register(world: World) -> None:
 def test_a_malformed_record_is_reported_and_does_not_hide_the_others(world: World) -> None:
     world.registry.publish(a_node())
     world.store.transact([], [Put(f"{KEYS.nodes}i-0", "{}"), Put(f"{KEYS.nodes}i-2", encode(a_node("i-2")))])
-    reported: list[StoreError] = []
-    nodes = read_nodes(world.store, KEYS, reported.append)
+    reported: list[tuple[Entry, StoreError]] = []
+    nodes = read_nodes(world.store, KEYS, lambda entry, error: reported.append((entry, error)))
     assert [node.instance_id for node in nodes] == ["i-1", "i-2"]
-    assert [f"{KEYS.nodes}i-0" in str(error) for error in reported] == [True]
+    ((entry, error),) = reported
+    assert entry.key == f"{KEYS.nodes}i-0"
+    assert entry.key in str(error)
+
+
+@pytest.mark.parametrize("text", ["{}", encode(a_node())])
+def test_a_record_that_other_hands_have_put_without_its_lease_is_back_under_it_with_the_next_renewal(
+    world: World, text: str
+) -> None:
+    world.registry.publish(a_node())
+    world.store.transact([], [Put(KEYS.node(InstanceId("i-1")), text)])
+    world.registry.renew()
+    assert world.nodes() == (a_node(),)
+    world.clock.advance(TTL_S + 1)
+    world.etcd.tick()
+    assert world.nodes() == (), "it would have outlived the node"
+
+
+def test_a_record_of_our_own_that_says_retiring_is_left_alone_by_renewals(world: World) -> None:
+    world.registry.publish(a_node())
+    retiring = replace(a_node(), state=NodeState.RETIRING)
+    world.store.transact([], [Put(KEYS.node(InstanceId("i-1")), encode(retiring), world.registry.lease)])
+    world.registry.renew()
+    assert world.nodes() == (retiring,)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
+from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.events import Event
-from scaler_plugin.core.model import NodeState, Problem, SlotState
+from scaler_plugin.coordination.store import Entry
+from scaler_plugin.core.model import InstanceId, LaunchId, NodeState, Problem, SlotState, TaskId
+from scaler_plugin.status.make_report import make_report
+from scaler_plugin.status.reading import sort_records
 from scaler_plugin.status.report import StatusReport
 
-from .made_up import NOW, large_cluster, node, report, view
+from .made_up import CPU, KEYS, NOW, entries, large_cluster, launch, node, report, view
 
 EC2_DOWN = Problem("EC2", "EC2 did not answer.", "It is asked again.", NOW - 30)
 
@@ -92,3 +98,31 @@ def test_a_refused_launch_is_over_once_the_pool_has_launched_again() -> None:
 def test_a_refused_launch_is_not_listed_beside_the_pause_that_it_caused() -> None:
     pause = Problem("pool cpu", "Launching failed 2 times in a row: no capacity.", "It tries again.", NOW - 100)
     assert about(report(view(problems=(pause,)), refused(100))) == [("pool cpu", True)]
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        (KEYS.launch(LaunchId("l-1")), "as EC2 lists them"),
+        (KEYS.node(InstanceId("i-1")), "writes it anew"),
+        (KEYS.handback(InstanceId("i-1"), TaskId("t-1")), "enqueue it"),
+        (KEYS.drain_request(InstanceId("i-1")), "Ask again"),
+        (KEYS.protect_request(InstanceId("i-1")), "Ask again"),
+        (KEYS.cooldown(CPU), "no pause"),
+        (KEYS.start(CPU), "no failure"),
+        (f"{KEYS.events}0-0", "newer version"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named_once_with_what_it_means(key: str, advice: str) -> None:
+    healthy = entries(view(), node(1))
+    (problem,) = make_report(sort_records((*healthy, Entry(key, "{", 1, 1)), KEYS), NOW).problems
+    assert key in problem.what
+    assert advice in problem.what_to_do
+    assert problem.current
+
+
+def test_a_launch_record_under_another_ones_key_is_named_and_not_counted_twice() -> None:
+    copy = Entry(KEYS.launch(LaunchId("copy")), encode(launch()), 1, 1)
+    made = make_report(sort_records((*entries(view(), launch()), copy), KEYS), NOW)
+    assert [launch.launch_id for launch in made.launches] == ["demo-1"]
+    assert KEYS.launch(LaunchId("copy")) in made.problems[0].what
