@@ -12,6 +12,8 @@ FIRST_SEED ?= 1
 # How often `make race` races the real agent, and agents that only know the lock.
 TRIALS ?= 200
 LOCK_TRIALS ?= 100000
+# How many files of tests/ami run at a time, each with a machine or some.
+MACHINES ?= 2
 # More arguments for pytest, such as PYTEST_ARGS="-k election".
 PYTEST_ARGS ?=
 
@@ -62,7 +64,7 @@ bench: $(DEV) ## Measure speed and size against their limits
 	@$(BIN)/python -m bench
 
 ami-test: $(DEV) ## As root: bake the image with Packer on this machine, and boot it
-	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest tests/ami $(PYTEST_ARGS)
+	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest -n $(MACHINES) --dist loadfile tests/ami $(PYTEST_ARGS)
 
 ami-bundle: $(MADE) ## Pack what a stock image needs at its first boot: build/ami-bundle.tar.gz
 	@PYTHON=$(BIN)/python ami/bundle.sh build/ami-bundle.tar.gz

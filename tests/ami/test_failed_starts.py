@@ -49,7 +49,7 @@ def launch(cloud: Cloud, user_data: str) -> str:
     return str(answer["Instances"][0]["InstanceId"])
 
 
-def test_the_leader_ends_what_does_not_start_and_status_says_why(cloud: Cloud) -> None:
+def test_the_leader_ends_what_does_not_start_and_status_says_why(cloud: Cloud, artifacts: Path) -> None:
     cloud.store_secrets()
     config = cloud.write_config([{**POOL, "startup_timeout": "40s"}], zero={"mode": "standby"})
     cloud.cli("bootstrap", "apply", config)
@@ -81,6 +81,7 @@ def test_the_leader_ends_what_does_not_start_and_status_says_why(cloud: Cloud) -
         assert sentence in told()[instance], instance
     wait_for("EC2 has ended them", lambda: cloud.alive() == [first], 60)
     shown = cloud.cli("status", "--config", config)
+    (artifacts / "failed-starts-status.txt").write_text(shown)
     assert "cannot be read: AWS answered ParameterNotFound" in " ".join(shown.split())
 
 
