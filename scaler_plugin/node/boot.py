@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import structlog
@@ -19,9 +20,10 @@ from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.published_config import read_config
 from scaler_plugin.core.model import NodeIdentity, NodeRole, QueueName
-from scaler_plugin.errors import ConfigError, HostError
+from scaler_plugin.errors import ConfigError, HostError, ScalerError, StoreError
 from scaler_plugin.node.agent_access import agent_user, make_slot_directories
 from scaler_plugin.node.clearml_conf import clearml_conf, machine_conf, write_clearml_conf
+from scaler_plugin.node.failed_boot import tell_of_boot
 from scaler_plugin.node.gpus import expected_gpus
 from scaler_plugin.node.setup import NodeSetup, write_setup
 
@@ -38,16 +40,26 @@ INIT_SCRIPT_TIMEOUT_S = 1800.0
 
 
 def boot(metadata: InstanceMetadata, directory: Path) -> NodeSetup:
-    """Set this machine up and return what was written.
+    """Set this machine up and return what was written; why it could not be is told to the cluster, once etcd can be reached.
 
     Raises ``ConfigError`` for user-data or a configuration that does not fit, ``StoreError`` when etcd cannot be read,
     ``CloudError`` when metadata or a secret cannot be, ``HostError`` when the init script fails.
     """
     data = parse_user_data(metadata.user_data())
-    _make_state_directory(directory)  # first: what is fetched from AWS is kept in it for the sidecar
     etcd = etcd_settings(data.etcd)
-    if data.role is not NodeRole.WORKER:
-        return _boot_without_agents(data, etcd, metadata, directory)
+    try:
+        _make_state_directory(directory)  # first: what is fetched from AWS is kept in it for the sidecar
+        if data.role is not NodeRole.WORKER:
+            return _boot_without_agents(data, etcd, metadata, directory)
+        return _boot_worker(data, etcd, metadata, directory)
+    except StoreError:
+        raise  # there is nobody to tell
+    except ScalerError as error:
+        tell_of_boot(etcd, Keys(data.prefix, data.cluster), metadata, error, directory, time.time())
+        raise
+
+
+def _boot_worker(data: UserData, etcd: EtcdSettings, metadata: InstanceMetadata, directory: Path) -> NodeSetup:
     config = _published_config(etcd, Keys(data.prefix, data.cluster))
     pool = config.pool(data.pool)
     if pool is None:
@@ -150,4 +162,6 @@ def _run_init_script(script: str) -> None:
     except subprocess.TimeoutExpired:
         raise HostError(f"The pool's init_script did not end within {INIT_SCRIPT_TIMEOUT_S:.0f} s.") from None
     if done.returncode != 0:
-        raise HostError(f"The pool's init_script failed with exit code {done.returncode}; its output is above.")
+        raise HostError(
+            f"The pool's init_script failed with exit code {done.returncode}; its output in the console says more."
+        )

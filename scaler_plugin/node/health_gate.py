@@ -6,17 +6,16 @@ goes to etcd, where ``status`` shows it and the leader counts it (a pool whose i
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
-from scaler_plugin.coordination.events import Event, record
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.health import HealthPolicy, find_ailment, hung, judge_check
 from scaler_plugin.core.ports import Host
-from scaler_plugin.errors import HostError, ScalerError, StoreError
+from scaler_plugin.errors import HostError, ScalerError
+from scaler_plugin.node.failed_boot import tell
 from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.node.vitals import Equipment, VitalSigns
 from scaler_plugin.sidecar.ports import HookRun, Hooks
@@ -26,17 +25,6 @@ log = structlog.get_logger(__name__)
 #: Docker takes some seconds to start, and the GPU driver may load after us.
 PATIENCE_S = 60.0
 _LOOK_AGAIN_S = 3.0
-
-#: What a person would type first, with the reason in hand. Each is given little time: the machine is unfit already.
-_EVIDENCE: tuple[tuple[str, ...], ...] = (
-    ("df", "-h"),
-    ("nvidia-smi",),
-    ("journalctl", "--no-pager", "-n", "20", "-u", "docker.service"),
-    ("journalctl", "--no-pager", "-n", "40", "-b", "-u", "scaler-*"),
-)
-_EVIDENCE_TIMEOUT_S = 5.0
-#: As much of it as of a failed start's console output.
-EVIDENCE_CHARS = 8_000
 
 
 def equipment(setup: NodeSetup) -> Equipment:
@@ -91,35 +79,11 @@ def give_up(setup: NodeSetup, host: Host, reason: str, now: float) -> None:
     """Put the reason on record and end the machine. Raises ``HostError`` when it can't be ended."""
     instance = setup.identity.instance_id
     sentence = f"Instance {instance} did not pass its health gate and ended itself: {reason}"
-    event = Event(now, "start_failed", instance, sentence, evidence()[-EVIDENCE_CHARS:])
     try:
-        store = setup.etcd.open()
-        try:
-            record(store, Keys(setup.prefix, setup.identity.cluster), event)
-        finally:
-            store.close()
-    except StoreError as error:
+        tell(setup.etcd, Keys(setup.prefix, setup.identity.cluster), instance, sentence, now)
+    except ScalerError as error:
         log.error("reason_not_recorded", reason=reason, error=str(error))
     host.shut_down(reason)
-
-
-def evidence(commands: Sequence[Sequence[str]] = _EVIDENCE) -> str:
-    """What the machine has to say, for the person who looks into it; what can't be asked is left out."""
-    parts = []
-    for command in commands:
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=_EVIDENCE_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        parts.append(f"$ {' '.join(command)}\n{done.stdout.decode(errors='replace').strip()}\n")
-    return "\n".join(parts)
 
 
 def check_environment(setup: NodeSetup) -> dict[str, str]:

@@ -11,11 +11,12 @@ from scaler_plugin.cloud.metadata import InstanceFacts, MemoryMetadata
 from scaler_plugin.cloud.user_data import EtcdAccess, UserData
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryClient, MemoryStore
 from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.core.model import InstanceId, LaunchId, Market, NodeRole, PoolName
-from scaler_plugin.errors import CloudUnavailable, ConfigError, HostError, StoreUnavailable
+from scaler_plugin.errors import CloudUnavailable, ConfigError, HostError, ScalerError, StoreUnavailable
 from scaler_plugin.node.boot import boot
 from scaler_plugin.node.setup import read_setup
 from scaler_plugin.simulation.clock import VirtualClock
@@ -51,6 +52,15 @@ class Machine:
 
     def publish(self, text: str) -> None:
         push_config(self.store, Keys("p", "c"), parse_yaml(text, "test"))
+
+    def told(self) -> list[tuple[str, str, str]]:
+        return [(event.kind, event.about, event.sentence) for event in read_events(self.store, Keys("p", "c"))]
+
+    def boots(self, times: int = 1) -> None:
+        """The service manager starts it again and again."""
+        for _ in range(times):
+            with pytest.raises(ScalerError):
+                boot(self.metadata, self.directory)
 
     def nothing_is_left(self) -> bool:
         return not (self.directory / "node.json").exists()
@@ -147,3 +157,70 @@ def test_a_probe_that_cannot_read_the_configuration_leaves_the_deadman_a_short_t
         boot(machine.metadata, machine.directory)
     assert machine.nothing_is_left()
     assert int((machine.directory / "startup_timeout").read_text()) <= 120
+
+
+@pytest.mark.parametrize("cause", ["pool", "secret", "configuration", "script", "machine"])
+def test_why_it_cannot_become_a_node_is_told_in_etcd_once_however_often_it_tries(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    sentence = {
+        "pool": "was launched for pool gpu, which",
+        "secret": "env:SK",
+        "configuration": "No configuration is published",
+        "script": "failed with exit code 7",
+        "machine": "names the user nobody-here",
+    }[cause]
+    if cause == "pool":
+        machine.publish(CONFIG.replace("name: gpu", "name: other"))
+    elif cause == "secret":
+        monkeypatch.delenv("SK")
+    elif cause == "configuration":
+        machine.etcd.wipe()
+    elif cause == "script":
+        machine.publish(CONFIG.replace('printf done > "$MARK"', "exit 7"))
+    else:
+        monkeypatch.setenv("SCALER_AGENT_USER", "nobody-here")
+    machine.boots(3)
+    ((kind, about, said),) = machine.told()
+    assert (kind, about) == ("start_failed", "i-1")
+    assert said.startswith("Instance i-1 could not be set up: ")
+    assert sentence in said
+
+
+def test_another_reason_is_told_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.etcd.wipe()
+    machine.boots(2)
+    machine.publish(CONFIG)
+    monkeypatch.delenv("SK")
+    machine.boots(2)
+    assert [said.partition("set up: ")[2][:20] for _, _, said in machine.told()] == [
+        "No configuration is ",
+        "The secret env:SK ca",
+    ]
+
+
+def test_a_probe_tells_too(machine: Machine) -> None:
+    probe = UserData("c", NodeRole.PROBE, EtcdAccess(("etcd:2379",)), "p").render()
+    machine.metadata.facts = InstanceFacts(InstanceId("i-2"), user_data=probe)
+    machine.etcd.wipe()
+    machine.boots(2)
+    assert [about for _, about, _ in machine.told()] == ["i-2"]
+
+
+def test_a_state_directory_that_cannot_be_used_is_told_once_all_the_same(machine: Machine) -> None:
+    machine.directory.write_text("a file")
+    machine.boots(3)
+    ((_, _, said),) = machine.told()
+    assert "The state directory" in said
+
+
+def test_a_machine_whose_etcd_is_away_tells_as_soon_as_it_is_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SK")
+    machine.etcd.stop()
+    machine.boots()
+    machine.etcd.start()
+    assert machine.told() == []
+    machine.boots()
+    assert len(machine.told()) == 1

@@ -15,7 +15,8 @@ from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.core.health import DiskSpace, HealthCheck, HealthPolicy, Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole, PoolName
 from scaler_plugin.errors import HostError
-from scaler_plugin.node.health_gate import check_environment, evidence, health_policy, run_gate, why_unfit
+from scaler_plugin.node.failed_boot import evidence
+from scaler_plugin.node.health_gate import check_environment, health_policy, run_gate, why_unfit
 from scaler_plugin.node.hooks import ShellHooks
 from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.node.vitals import Equipment, VitalSigns
