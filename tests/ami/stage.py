@@ -57,6 +57,8 @@ def docker_data_options(image: Path, folder: Path) -> list[str]:
 class Stage:
     #: The metadata service of its instance.
     metadata_server: type[ImdsServer] = ImdsServer
+    #: More options of ``systemd-nspawn`` for its machine.
+    machine_options: tuple[str, ...] = ()
 
     def __init__(self, image: Path, folder: Path, name: str) -> None:
         self._cleanup = ExitStack()
@@ -86,7 +88,7 @@ class Stage:
         self.setting("clearml-agent@.service", QUICK_TASKS)
         self.setting("scaler-sidecar.service", AWS_KEYS)
         self._overlay.write(SECRET_FILE, self.clearml.secret_key, 0o600)
-        options = docker_data_options(image, self.folder / "docker")
+        options = [*docker_data_options(image, self.folder / "docker"), *self.machine_options]
         self.machine = Machine(self._overlay.root, self.folder / "console.log", self.network, options)
         self._cleanup.callback(self.machine.destroy)
 

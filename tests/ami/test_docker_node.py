@@ -57,7 +57,7 @@ def node(image: Path, docker_image: str, tmp_path_factory: pytest.TempPathFactor
 
 
 def push_config(stage: Stage, docker_image: str, **pool: str) -> None:
-    stage.push_config(docker_image=docker_image, extra_clearml_conf=task_image.OFFLINE_CONF, **pool)
+    stage.push_config(docker_image=docker_image, cpu_only=False, extra_clearml_conf=task_image.OFFLINE_CONF, **pool)
 
 
 def containers(node: Stage) -> list[str]:
