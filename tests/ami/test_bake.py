@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from . import task_image
 from .baking import PROJECT, SOURCE_AMI, SOURCE_NAME, Bake
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -162,11 +163,17 @@ def test_docker_keeps_containers_over_its_own_restart_and_logs_bounded(baked: Ba
     assert daemon["log-opts"]["max-size"]
 
 
+def test_docker_images_that_were_asked_for_are_pulled_ahead(baked: Bake) -> None:
+    assert task_image.pulled(baked.root).startswith("127.0.0.1:")
+    layers = baked.root / "var/lib/docker/overlay2"
+    assert list(layers.glob(f"*/diff{task_image.PYTHON}"))
+
+
 def test_no_identity_history_or_key_of_the_baking_machine_is_left(baked: Bake) -> None:
     root = baked.root
     assert (root / "etc/machine-id").read_text() in ("", "uninitialized\n")
     assert not (root / "var/lib/dbus/machine-id").exists() or (root / "var/lib/dbus/machine-id").is_symlink()
-    gone = ["etc/ssh/ssh_host_*"]
+    gone = ["etc/ssh/ssh_host_*", "etc/docker/key.json", "var/lib/docker/engine-id"]
     for home in ("root", "home/*"):
         gone += [f"{home}/.ssh/authorized_keys", f"{home}/.*_history"]
     assert [path for pattern in gone for path in root.glob(pattern)] == []
