@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 #: The host's pip settings that say where packages are and whom to trust; file paths of the host mean nothing in the machine.
@@ -15,17 +17,27 @@ _CERTIFICATES = "/run/host-certificates.pem"
 
 def nspawn_options(folder: Path) -> list[str]:
     """Options for ``systemd-nspawn`` that give the machine this host's way to the index."""
-    options = []
-    config = configparser.ConfigParser(interpolation=None)
-    config["global"] = {name: value for name in _SETTINGS if (value := _setting(name)) and "file:" not in value}
-    certificates = _setting("cert")
-    if certificates and Path(certificates).exists():
-        config["global"]["cert"] = _CERTIFICATES
-        options.append(f"--bind-ro={Path(certificates).resolve()}:{_CERTIFICATES}")
+    trusted = certificates()
+    options = [f"--bind-ro={trusted}:{_CERTIFICATES}"] if trusted else []
     file = folder / "pip.conf"
-    with file.open("w") as out:
-        config.write(out)
+    file.write_text(pip_conf({"cert": _CERTIFICATES} if trusted else {}))
     return [*options, f"--bind-ro={file}:/etc/pip.conf"]
+
+
+def pip_conf(more: Mapping[str, str]) -> str:
+    """The host's settings as the machine's ``/etc/pip.conf``, with ``more`` that holds only there."""
+    config = configparser.ConfigParser(interpolation=None)
+    own = {name: value for name in _SETTINGS if (value := _setting(name)) and "file:" not in value}
+    config["global"] = {**own, **more}
+    text = io.StringIO()
+    config.write(text)
+    return text.getvalue()
+
+
+def certificates() -> Path | None:
+    """The file of authorities that the host trusts for the index, if it has one of its own."""
+    named = _setting("cert")
+    return Path(named).resolve() if named and Path(named).exists() else None
 
 
 def leave_no_trace(root: Path) -> None:

@@ -1,93 +1,108 @@
-"""A stock image: what ``bootstrap/cloud-init.yaml`` does at the first boot of a plain Debian, and the node that comes of it."""
+"""A stock image: the distribution's own cloud-init takes the user-data of leaders and bootstrap at the first boot of a plain
+Debian, and a node comes of it; or a machine that says why not, and ends."""
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from . import debian, package_index
-from .baking import PROJECT
-from .machine import Machine
-from .stage import Stage
+from scaler_plugin.cloud.user_data import parse_user_data
+from scaler_plugin.core.model import NodeRole
+
+from .machine import wait_for
+from .stage import POOL
+from .stock_image import StockStage, pack_bundle
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
 
+#: On a shared machine with two cores: a minute of apt and pip, and room.
+FIRST_BOOT_S = 900.0
+#: nspawn's exit code when its machine reboots.
+REBOOTED = 133
+LIMIT = "scaler-first-boot-limit.timer"
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
-
-
-@pytest.fixture
-def bundle_url(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """Where the bundle can be fetched, and its hash."""
-    folder = tmp_path / "www"
-    bundle = folder / "ami-bundle.tar.gz"
-    subprocess.run(
-        [PROJECT / "ami/bundle.sh", bundle], check=True, env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable}
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/{bundle.name}", hashlib.sha256(bundle.read_bytes()).hexdigest()
-    server.shutdown()
-    server.server_close()
+NewStage = Callable[[str], StockStage]
 
 
-def as_cloud_init_would(machine: Machine, url: str, sha256: str) -> None:
-    config = yaml.safe_load((PROJECT / "bootstrap/cloud-init.yaml").read_text())
-    for command in config["bootcmd"]:
-        machine.run(*command)
-    for file in config["write_files"]:
-        text = file["content"].replace("https://FILL-IN/ami-bundle.tar.gz", url).replace("FILL-IN", sha256)
-        machine.run(
-            "sh", "-c", 'printf %s "$1" >"$2" && chmod "$3" "$2"', "sh", text, file["path"], file["permissions"]
-        )
-    for command in config["runcmd"]:
-        machine.run(*command)
+@pytest.fixture(scope="module")
+def new_stage(tmp_path_factory: pytest.TempPathFactory, artifacts: Path, tools: None) -> Iterator[NewStage]:
+    bundle = pack_bundle(tmp_path_factory.mktemp("bundle"))
+    made: dict[str, StockStage] = {}
 
+    def new(name: str) -> StockStage:
+        made[name] = StockStage(bundle, tmp_path_factory.mktemp(name), f"stock-{os.getpid()}-{len(made)}")
+        return made[name]
 
-def test_a_stock_image_becomes_a_node_at_its_first_boot(
-    tmp_path: Path, bundle_url: tuple[str, str], artifacts: Path, tools: None
-) -> None:
-    disk = tmp_path / "disk"
-    debian.copy_with_admin(disk, "", 22)
-    # The machine shares the host's network, to reach the package index; its firewall must not be laid around the host.
-    harmless = disk / "etc/systemd/system/scaler-firewall.service.d/test.conf"
-    harmless.parent.mkdir(parents=True)
-    harmless.write_text("[Service]\nExecStart=\nExecStart=/bin/true\n")
-    machine = Machine(disk, tmp_path / "console.log", options=package_index.nspawn_options(tmp_path))
-    try:
-        machine.start()
-        machine.wait_booted()
-        as_cloud_init_would(machine, *bundle_url)
-        assert "scaler-sidecar: ready" in machine.console
-        for unit in ("scaler-firewall.service", "scaler-deadman.timer"):
-            assert machine.property_of(unit, "ActiveState") == "active", unit
-        assert (
-            machine.property_of("scaler-bootstrap.service", "ActiveState") == "activating"
-        )  # here is no metadata service
-        assert machine.property_of("scaler-first-boot-limit.timer", "ActiveState") == "inactive"
-        assert machine.try_run("sh", "-c", "command -v dockerd").returncode != 0  # only if the pool wants it
-        machine.power_off()
-    finally:
-        machine.destroy()
-        (artifacts / "first-boot-console.log").write_text(machine.console)
-    package_index.leave_no_trace(disk)
-    harmless.unlink()
-
-    stage = Stage(disk, tmp_path / "stage", "ami-first-boot")
-    try:
-        stage.push_config(idle_timeout="never")
-        stage.launch()
-        stage.wait_polling()
-    finally:
+    yield new
+    for name, stage in made.items():
+        (artifacts / f"first-boot-{name}.log").write_text(stage.machine.console)
         stage.close()
+
+
+@pytest.fixture(scope="module")
+def node(new_stage: NewStage) -> StockStage:
+    """A node on a stock image, idle."""
+    stage = new_stage("node")
+    stage.launch(stage.user_data())
+    ends = ("scaler-sidecar: ready", "This is no node")
+    wait_for("the first boot's end", lambda: any(end in stage.machine.console for end in ends), FIRST_BOOT_S)
+    stage.wait_polling()
+    return stage
+
+
+def test_cloud_init_makes_a_node_and_the_sidecar_finds_its_own_part_of_the_user_data(node: StockStage) -> None:
+    machine = node.machine
+    assert json.loads(machine.run("cat", "/run/scaler-sidecar/node.json"))["identity"]["pool"] == POOL
+    for unit in ("scaler-firewall.service", "scaler-deadman.timer", "scaler-bootstrap.service"):
+        assert machine.property_of(unit, "ActiveState") == "active", unit
+    assert machine.property_of(LIMIT, "ActiveState") == "inactive"
+    assert "DEADMAN_GRACE_S=" in machine.property_of("scaler-deadman.service", "Environment")
+    assert machine.try_run("sh", "-c", "command -v dockerd").returncode != 0  # only if the pool wants it
+
+
+def test_cloud_init_finds_nothing_in_it_to_warn_of(node: StockStage) -> None:
+    log = node.machine.run("cat", "/var/log/cloud-init.log")
+    assert "cloud_name=aws" in log  # it was on EC2, as far as it could see, and read the user-data with a token
+    assert "Discarding 1 multipart messages which do not match launch index 0" in log
+    for complaint in ("Unhandled", "Invalid cloud-config", "bootcmd", "write-files", "runcmd", "scripts-user"):
+        assert [line for line in log.splitlines() if "WARNING" in line and complaint in line] == []
+
+
+def test_after_a_reboot_it_is_a_node_at_once_and_no_limit_runs(node: StockStage) -> None:
+    machine = node.machine
+    machine.run("systemctl", "reboot", check=False)
+    assert machine.wait_ended() == REBOOTED
+    installed = machine.console.count("scaler-sidecar: ready")
+    machine.start()
+    node.wait_polling()
+    wait_for("cloud-init's end", lambda: machine.property_of("cloud-final.service", "ActiveState") == "active")
+    assert machine.console.count("scaler-sidecar: ready") == installed
+    assert machine.property_of(LIMIT, "ActiveState") == "inactive"
+    assert machine.property_of("scaler-deadman.service", "Environment") == ""
+
+
+def test_as_a_leader_it_launches_further_stock_images_with_the_same_user_data(node: StockStage) -> None:
+    own = node.user_data(max_instances=2)
+    for _ in range(2):
+        node.enqueue("import time\ntime.sleep(600)\n")
+    launched = wait_for("a second instance", node.other_instances_user_data)[0]
+    told = parse_user_data(launched)
+    assert (told.role, told.pool) == (NodeRole.WORKER, POOL)
+    assert told.launch_id is not None
+    assert launched.replace(told.launch_id, "by-hand") == own
+
+
+def test_a_bundle_with_another_hash_is_not_run_the_console_says_so_and_the_machine_ends(new_stage: NewStage) -> None:
+    stage = new_stage("other-bundle")
+    text = stage.user_data(first_boot={"bundle_sha256": "0" * 64})
+    assert "--on-active=1200s" in text
+    stage.launch(text.replace("--on-active=1200s", "--on-active=30s"))
+    machine = stage.machine
+    assert machine.wait_ended(120) == 0
+    assert f"What {stage.bundle_url} gives is not what the pool's first_boot.bundle_sha256 says" in machine.console
+    assert "This is no node: its first boot failed" in machine.console
+    assert not (machine.root / "opt/scaler-sidecar").exists()

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scaler_plugin.cloud.user_data import EtcdAccess, UserData, parse_user_data
-from scaler_plugin.core.model import LaunchId, NodeRole, PoolName
-
 PROJECT = Path(__file__).parents[3]
 AMI = PROJECT / "ami"
 TEMPLATE = json.loads((PROJECT / "packer.json").read_text())
@@ -56,17 +53,6 @@ def test_the_root_volume_is_encrypted() -> None:
     (builder,) = TEMPLATE["builders"]
     (volume,) = builder["launch_block_device_mappings"]
     assert volume["encrypted"] is True
-
-
-def test_cloud_init_and_the_sidecar_read_the_same_user_data() -> None:
-    own = UserData(
-        "research", NodeRole.WORKER, EtcdAccess(("10.0.0.5:2379",)), pool=PoolName("gpu"), launch_id=LaunchId("l1")
-    )
-    both = (PROJECT / "bootstrap/cloud-init.yaml").read_text() + own.render()
-    assert both.startswith("#cloud-config\n")
-    assert parse_user_data(both) == own
-    assert len(both.encode()) < 16 * 1024
-    assert {"bootcmd", "write_files", "runcmd"} <= set(yaml.safe_load(both))
 
 
 def test_the_first_boot_provisions_with_the_images_own_script() -> None:

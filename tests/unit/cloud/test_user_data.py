@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+
 import pytest
 
+from scaler_plugin.cloud.multipart import join_parts
 from scaler_plugin.cloud.user_data import EtcdAccess, UserData, parse_user_data
 from scaler_plugin.config.secret_ref import parse_secret_ref
 from scaler_plugin.core.model import LaunchId, NodeRole, PoolName
@@ -93,3 +97,30 @@ def test_foreign_user_data_is_recognised(text: str) -> None:
 def test_text_that_is_no_yaml_is_refused() -> None:
     with pytest.raises(ConfigError, match="YAML"):
         parse_user_data("a: [\n")
+
+
+def test_behind_a_part_for_cloud_init_it_is_read_as_well() -> None:
+    assert parse_user_data(join_parts("#cloud-config\nruncmd: []\n", WORKER.render())) == WORKER
+
+
+def test_in_the_encoding_of_another_tool_too() -> None:
+    message = MIMEMultipart()
+    message.attach(MIMEText("#cloud-config\n", "cloud-config"))
+    part = MIMEText(WORKER.render(), "x-scaler-node", "utf-8")
+    assert part["Content-Transfer-Encoding"] == "base64"
+    message.attach(part)
+    assert parse_user_data(message.as_string()) == WORKER
+
+
+def test_keys_in_one_document_with_cloud_inits_are_read_as_well() -> None:
+    assert parse_user_data("#cloud-config\nbootcmd: []\n" + WORKER.render()) == WORKER
+
+
+def test_parts_without_one_for_the_sidecar_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no part of the type text/x-scaler-node"):
+        parse_user_data(join_parts("#cloud-config\n", WORKER.render()).replace("x-scaler-node", "plain"))
+
+
+def test_more_than_ec2_takes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="16384"):
+        join_parts("#" * 16_000, WORKER.render())
