@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from scaler_plugin.coordination.events import Event
 from scaler_plugin.core.breaker import FailedStart
 from scaler_plugin.core.console_output import read_console
 from scaler_plugin.core.model import InstanceId
@@ -12,11 +15,19 @@ from scaler_plugin.errors import CloudError
 START_FAILED = "start_failed"
 
 
-def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str) -> FailedStart:
-    """``cause`` completes "Instance i-… "; an output that can't be read is said in the detail."""
+def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str, told: Event | None = None) -> FailedStart:
+    """``cause`` completes "Instance i-… "; an output that can't be read is said in the detail. ``told``: what it said in etcd."""
     what = f"Instance {instance_id} {cause}."
+    if told is not None:
+        # EC2 keeps a console's last minutes, and hands them out late.
+        return FailedStart(instance_id, f"{what} {told.sentence}", told.detail)
     try:
         console = read_console(fleet.console_output(instance_id))
     except CloudError as error:
         return FailedStart(instance_id, what, f"(The console output could not be read: {error})")
     return FailedStart(instance_id, f"{what} It said: {console.said}" if console.said else what, console.kept)
+
+
+def told_of_starts(events: Iterable[Event]) -> dict[str, Event]:
+    """What was told last of each instance that could not start."""
+    return {event.about: event for event in events if event.kind == START_FAILED}

@@ -12,6 +12,7 @@ import structlog
 
 from scaler_plugin.coordination.condemned import condemn
 from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
 from scaler_plugin.coordination.store import Delete, Store
@@ -22,7 +23,7 @@ from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
 from scaler_plugin.errors import CloudError
-from scaler_plugin.leader.failed_start import START_FAILED, failed_start
+from scaler_plugin.leader.failed_start import START_FAILED, failed_start, told_of_starts
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
@@ -104,7 +105,8 @@ class Janitor:
     def _terminate(self, suspect: Suspect) -> bool:
         if self._terminating.resting() or not condemn(self._election, self._store, self._keys, suspect.instance_id):
             return False
-        failure = failed_start(self._fleet, suspect.instance_id, f"{suspect.cause}; it was terminated")
+        told = told_of_starts(read_events(self._store, self._keys)).get(suspect.instance_id)
+        failure = failed_start(self._fleet, suspect.instance_id, f"{suspect.cause}; it was terminated", told)
         try:
             self._fleet.terminate([suspect.instance_id])
         except CloudError as error:

@@ -7,7 +7,7 @@ record that nobody waits for it any more.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -17,12 +17,19 @@ from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.start_records import clear_start_record, put_start_record
 from scaler_plugin.coordination.store import Store
-from scaler_plugin.core.breaker import FailedStart, StartRecord, after_failures, with_new_configuration
+from scaler_plugin.core.breaker import (
+    FailedStart,
+    StartRecord,
+    after_failures,
+    failed_after_registering,
+    starts_again,
+    with_new_configuration,
+)
 from scaler_plugin.core.housekeeping import find_suspects
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.leader.failed_start import START_FAILED, failed_start
+from scaler_plugin.leader.failed_start import START_FAILED, failed_start, told_of_starts
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.settings import LeaderSettings
@@ -74,9 +81,11 @@ class StartWatch:
                 failed[suspect.pool][suspect.instance_id] = suspect.cause
         for pool, causes in failed.items():
             self._count(pool, causes)
+        worked = self._follow_nodes(observation, now)
         # After the failures of the same pass: a pool of which some instances start is not broken.
-        for pool in registered & self._records.keys():
-            self._clear(pool)
+        for pool, record in tuple(self._records.items()):
+            if starts_again(record, pool in registered, worked[pool]):
+                self._clear(pool)
         for record in tuple(self._records.values()):
             renewed = with_new_configuration(record, self._revision, now)
             if renewed != record:
@@ -84,26 +93,47 @@ class StartWatch:
         self._report_pauses(now)
         return replace(observation, starts=tuple(self._records.values()))
 
+    def _follow_nodes(self, observation: Observation, now: float) -> Mapping[PoolName, list[float]]:
+        """Count the useless ones; of those that have worked, when they were launched."""
+        launched = {instance.instance_id: instance.launched_at for instance in observation.instances or ()}
+        useless: defaultdict[PoolName, list[FailedStart]] = defaultdict(list)
+        worked: defaultdict[PoolName, list[float]] = defaultdict(list)
+        for node in observation.nodes:
+            launched_at = launched.get(node.instance_id)
+            if node.pool is None or launched_at is None:
+                continue
+            if node.worked or node.busy:
+                worked[node.pool].append(launched_at)
+            elif (failure := failed_after_registering(node, launched_at, now)) is not None:
+                useless[node.pool].append(failure)
+        for pool, failures in useless.items():
+            self._enter(pool, failures)
+        return worked
+
     def _count(self, pool: PoolName, causes: Mapping[InstanceId, str]) -> None:
         known = self._records.get(pool)
         new = {i: cause for i, cause in causes.items() if known is None or i not in known.failed}
         if not new:
             return
-        told = {event.about: event for event in read_events(self._store, self._keys) if event.kind == START_FAILED}
+        told = told_of_starts(read_events(self._store, self._keys))
         failures, untold = [], []
         for instance_id, cause in new.items():
             if (event := told.get(instance_id)) is not None:
                 failures.append(FailedStart(instance_id, event.sentence, event.detail))
             else:
                 untold.append(failed_start(self._fleet, instance_id, cause))
-        record = after_failures(known, pool, [*failures, *untold], self._revision, self._clock.now())
-        if record is None:
-            return
-        self._put(record)
+        self._enter(pool, [*failures, *untold])
         for failure in untold:
             if causes[failure.instance_id] is not ENDED_EARLY:
                 continue  # told when it is terminated
             self._journal.record(START_FAILED, failure.instance_id, failure.what, failure.detail)
+
+    def _enter(self, pool: PoolName, failures: Sequence[FailedStart]) -> None:
+        known = self._records.get(pool)
+        record = after_failures(known, pool, failures, self._revision, self._clock.now())
+        if record is None or record == known:
+            return
+        self._put(record)
         if record.pauses > (known.pauses if known else 0):
             self._tell_of_pause(record)
 

@@ -1,7 +1,7 @@
 """Tells the cluster why this machine does not become a node: an event in etcd, where ``status`` shows it and the leader counts it.
 
-The first instance has no leader that would tell of it, so the machine speaks for itself. Guarantees: a sentence is told once, however
-often the service manager tries again. It cannot tell what keeps it from etcd: that is in the instance's console output alone.
+The first instance has no leader that would tell of it, so the machine speaks for itself. Guarantees: a sentence is told once,
+however often the service manager tries again. It cannot tell what keeps it from etcd: that is in the instance's console alone.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from scaler_plugin.coordination.events import Event
 from scaler_plugin.core.census import AGENT_RESTART_GRACE_S
 from scaler_plugin.core.model import Node, NodeState, Problem, SlotState
+from scaler_plugin.core.policy import ClusterPolicy, ZeroMode
 from scaler_plugin.status.reading import ClusterRecords
 from scaler_plugin.status.report import ProblemStatus
 
@@ -56,7 +56,7 @@ def list_problems(records: ClusterRecords, fresh: bool, now: float) -> tuple[Pro
     return (
         *(_as_status(problem, True, now) for problem in now_wrong),
         *(_as_status(problem, False, now) for problem in before),
-        *_failures(records.events, known, now),
+        *_failures(records, known, now),
     )
 
 
@@ -78,7 +78,7 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[
         )
         return
     if records.leader is None:
-        yield _no_leader(bool(records.nodes))
+        yield _no_leader(bool(records.nodes), records.policy)
     elif not fresh and now - records.leader.since > FIRST_VIEW_WITHIN_S:
         leader = records.leader
         yield Problem(
@@ -98,7 +98,7 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[
         yield Problem("etcd", malformed.sentence, _MALFORMED.get(malformed.kind, _MALFORMED_OTHER), 0.0)
 
 
-def _no_leader(nodes_are_up: bool) -> Problem:
+def _no_leader(nodes_are_up: bool, policy: ClusterPolicy | None) -> Problem:
     if nodes_are_up:
         return Problem(
             "leader",
@@ -109,10 +109,22 @@ def _no_leader(nodes_are_up: bool) -> Problem:
     return Problem(
         "leader",
         "No node is up and no sidecar leads, so nothing is launched.",
-        "With zero.mode probe the next probe starts within minutes when tasks wait. Otherwise start a sidecar that can lead: "
-        "scaler-sidecar run --standby",
+        f"{_what_starts(policy)} If an instance runs and does not register, its console says why: "
+        "aws ec2 get-console-output --latest --output text --instance-id …",
         0.0,
     )
+
+
+def _what_starts(policy: ClusterPolicy | None) -> str:
+    """What brings a node up; ``None`` is a policy that only a leader's past view would tell."""
+    probe = "The schedule launches the next probe within probe_every; `scaler-sidecar wake scaler.yaml` launches it at once."
+    other = (
+        "Start the first instance: scaler-sidecar bootstrap first scaler.yaml. Or a sidecar that can lead, on a machine that is up "
+        "anyway: scaler-sidecar run --standby"
+    )
+    if policy is None:
+        return f"With zero.mode probe: {probe[0].lower()}{probe[1:]} Otherwise: {other[0].lower()}{other[1:]}."
+    return probe if policy.zero_mode is ZeroMode.PROBE else f"{other}."
 
 
 def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
@@ -132,11 +144,13 @@ def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
                 )
 
 
-def _failures(events: Iterable[Event], reported: set[str], now: float) -> list[ProblemStatus]:
+def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[ProblemStatus]:
     """Failures of the last hour, newest first, equal ones once; without those that are over or that the leader still reports."""
     by_sentence: dict[tuple[str, str], ProblemStatus] = {}
     launched: set[str] = set()
-    for event in sorted(events, key=lambda event: -event.at):
+    # An instance that could not start and then did is well, and of one that could not, the last word says most.
+    spoken_for: set[str] = set(records.node_ids)
+    for event in sorted(records.events, key=lambda event: -event.at):
         if now - event.at > FAILURES_SHOWN_FOR_S:
             break
         if event.kind == "launched":
@@ -145,6 +159,10 @@ def _failures(events: Iterable[Event], reported: set[str], now: float) -> list[P
             continue
         if event.about in launched or f"pool {event.about}" in reported or event.about in reported:
             continue
+        if event.kind == "start_failed":
+            if event.about in spoken_for:
+                continue
+            spoken_for.add(event.about)
         same = event.kind, event.sentence.replace(event.about, "")
         if (newest := by_sentence.get(same)) is not None:
             by_sentence[same] = _once_more(newest)

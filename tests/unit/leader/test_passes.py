@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scaler_plugin.clearml_server.memory_client import Fault
+from scaler_plugin.coordination.events import Event, record
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.model import InstanceState, PoolName, QueueName, SlotState, WorkerId
 from scaler_plugin.core.policy import PoolPolicy
@@ -162,6 +163,21 @@ def test_what_the_boot_of_a_failed_start_said_stands_in_the_sentence(cluster: Cl
     event = next(e for e in cluster.events("start_failed") if e.about == lost.instance_id)
     assert event.sentence.endswith("it was terminated. It said: The secret ssm:/x cannot be read.")
     assert event.detail.endswith("cannot be read.\n")
+
+
+def test_what_a_failed_start_told_in_etcd_stands_in_the_sentence_although_its_console_is_empty(
+    cluster: Cluster,
+) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    seat.lead()
+    (lost,) = cluster.living
+    told = Event(cluster.clock.now(), "start_failed", lost.instance_id, "It could not be set up: no key.", "df -h")
+    record(cluster.etcd.client(lost.instance_id), KEYS, told)
+    cluster.passes(seat, STARTUP_S + 10)
+    event = [e for e in cluster.events("start_failed") if e.about == lost.instance_id][-1]
+    assert event.sentence.endswith("it was terminated. It could not be set up: no key.")
+    assert event.detail == "df -h"
 
 
 def test_a_late_instance_that_works_on_a_task_is_left_alone_and_reported(cluster: Cluster) -> None:

@@ -12,8 +12,9 @@ from scaler_plugin.status.make_report import make_report
 from scaler_plugin.status.reading import sort_records
 from scaler_plugin.status.report import StatusReport
 
-from .made_up import CPU, KEYS, NOW, entries, large_cluster, launch, node, report, view
+from .made_up import CONFIG, CPU, KEYS, NOW, entries, large_cluster, launch, node, report, view
 
+AWS = '{"stack": "demo"}'
 EC2_DOWN = Problem("EC2", "EC2 did not answer.", "It is asked again.", NOW - 30)
 
 
@@ -45,8 +46,32 @@ def test_the_leaders_problems_are_current_while_it_leads_and_may_be_over_afterwa
 def test_no_leader_comes_first_and_what_to_do_depends_on_whether_a_node_is_up() -> None:
     alone = report(view(), leader=None).problems[0]
     among_nodes = report(view(), node(1), leader=None).problems[0]
-    assert "run --standby" in alone.what_to_do
+    for command in ("bootstrap first", "wake scaler.yaml", "run --standby", "aws ec2 get-console-output"):
+        assert command in alone.what_to_do
     assert "elect" in among_nodes.what_to_do
+
+
+@pytest.mark.parametrize(("mode", "named", "not_named"), [("probe", "wake", "first"), ("standby", "first", "wake")])
+def test_before_the_first_leader_only_what_starts_such_a_cluster_is_named(
+    mode: str, named: str, not_named: str
+) -> None:
+    config = Entry(
+        KEYS.config, CONFIG.replace('"demo",', f'"demo", "zero": {{"mode": "{mode}"}}, "aws": {AWS},', 1), 1, 1
+    )
+    (problem,) = make_report(sort_records((config,), KEYS), NOW).problems
+    assert named in problem.what_to_do
+    assert not_named not in problem.what_to_do
+    assert "aws ec2 get-console-output" in problem.what_to_do
+
+
+def test_a_start_that_failed_and_then_worked_is_over() -> None:
+    assert report(view(), node(1), failed("i-0aa00000000000001", 300)).problems == ()
+
+
+def test_of_an_instance_that_told_why_and_was_terminated_for_it_the_last_word_stands() -> None:
+    end = Event(NOW - 50, "start_failed", "i-1", "Instance i-1 did not register; it was terminated. It said: No key.")
+    (problem,) = report(view(), failed("i-1", 300), end).problems
+    assert (problem.what, problem.times) == (end.sentence, 1)
 
 
 def test_a_leader_that_publishes_nothing_is_a_problem_only_after_its_first_pass_is_due() -> None:
