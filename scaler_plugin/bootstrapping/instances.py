@@ -16,6 +16,7 @@ from scaler_plugin.config.launches import launch_candidates
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.model import Instance, InstanceId, LaunchId, PoolName
 from scaler_plugin.core.policy import ZeroMode
+from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import CloudRefused, CloudUnavailable, ConfigError
 
 #: An instance ends within a minute or two.
@@ -36,7 +37,7 @@ def launch_first(
 ) -> InstanceId:
     """Launch one worker of the pool, by the first of its types and places that has room. Raises ``CloudError``."""
     launch_id = new_launch_id(config)
-    fleet = _fleet(config)
+    fleet = cluster_fleet(config)
     refusal: CloudRefused | None = None
     for number, request in enumerate(launch_candidates(config, pool, launch_id, 1, user_data(launch_id))):
         where = request.subnet_id or request.zone or "the default subnet"
@@ -69,18 +70,17 @@ def launch_probe(config: ScalerConfig, ground: Ground, deployment: Deployment, a
     return InstanceId(answer["Instances"][0]["InstanceId"])
 
 
-def running(config: ScalerConfig) -> tuple[Instance, ...]:
+def alive_of(fleet: Fleet) -> tuple[Instance, ...]:
     """The cluster's instances that have not ended. Raises ``CloudError``."""
-    return tuple(instance for instance in _fleet(config).instances() if not instance.state.ending)
+    return tuple(instance for instance in fleet.instances() if not instance.state.ending)
 
 
-def end_all(config: ScalerConfig, progress: Progress, wait: Callable[[float], None] = time.sleep) -> None:
+def end_all(fleet: Fleet, cluster: str, progress: Progress, wait: Callable[[float], None] = time.sleep) -> None:
     """Terminate whatever carries the cluster's tag, until EC2 lists nothing of it. Raises ``CloudError``."""
-    fleet = _fleet(config)
     deadline = time.monotonic() + END_PATIENCE_S
     while left := [i for i in fleet.instances() if i.state.value != "terminated"]:
         if time.monotonic() > deadline:
-            raise CloudUnavailable(f"{len(left)} instances of cluster {config.cluster} do not end; call this again.")
+            raise CloudUnavailable(f"{len(left)} instances of cluster {cluster} do not end; call this again.")
         alive = [instance.instance_id for instance in left if not instance.state.ending]
         if alive:
             progress(f"Terminating {', '.join(alive)}.")
@@ -92,5 +92,5 @@ def cluster_tags(config: ScalerConfig) -> dict[str, str]:
     return {tags.CLUSTER: config.cluster}
 
 
-def _fleet(config: ScalerConfig) -> Ec2Fleet:
+def cluster_fleet(config: ScalerConfig) -> Ec2Fleet:
     return Ec2Fleet(config.cluster, region=config.aws.region, endpoint_url=config.aws.endpoint_url)

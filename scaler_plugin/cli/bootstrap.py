@@ -15,7 +15,9 @@ from scaler_plugin.bootstrapping.node_user_data import user_data_writer
 from scaler_plugin.bootstrapping.requirements import check_requirements
 from scaler_plugin.bootstrapping.survey import Survey, survey
 from scaler_plugin.bootstrapping.template import render_template, stack_name
+from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
+from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.model import LaunchId, PoolName
 from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.errors import ConfigError
@@ -110,9 +112,11 @@ def first(file: FileArgument, pool: PoolOption = None) -> None:
 
     The configuration must have been pushed: the instance reads it at boot.
     """
+    from scaler_plugin.bootstrapping.images import with_image_ids  # noqa: PLC0415
     from scaler_plugin.bootstrapping.instances import launch_first  # noqa: PLC0415
 
-    config, _ = _start(file)
+    config, account = _start(file)
+    config = with_image_ids(config, account, _deployment(config, account).deployed_template)
     writer = user_data_writer(config, os.environ)
     name = _pool(config, pool)
     instance = launch_first(config, name, lambda launch_id: writer(config, name, launch_id), typer.echo)
@@ -142,23 +146,43 @@ def user_data(
 def destroy(
     file: FileArgument,
     terminate: Annotated[
+        bool, typer.Option("--terminate", help="End the cluster's instances first, unless a task runs on one.")
+    ] = False,
+    kill_tasks: Annotated[
         bool,
-        typer.Option("--terminate", help="Terminate the cluster's instances first, with the tasks that run on them."),
+        typer.Option(
+            "--kill-tasks", help="With --terminate: end them also with tasks on them, or where nobody can say."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete the stack. Refuses while instances of the cluster run, unless told to terminate them.
+    """Delete the stack. Refuses while instances of the cluster run, and says which, and which tasks run on them.
 
-    What the stack did not make stays: images, secrets, etcd's data, ClearML's queues and tasks.
+    What runs on an instance is read from etcd. With --terminate each worker takes no further task and ends itself, as after
+    `drain`; only --kill-tasks ends one with a task on it. What the stack did not make stays: images, secrets, etcd's data,
+    ClearML's queues and tasks.
     """
-    from scaler_plugin.bootstrapping.teardown import tear_down  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.activity import NodeRecords  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.instances import cluster_fleet  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.teardown import Ending, TearDown  # noqa: PLC0415
 
+    if kill_tasks and not terminate:
+        raise ConfigError("--kill-tasks goes with --terminate; give both.")
     config = load_file(file)
     account = Account(config.aws)
     name = stack_name(config)
-    if not yes and not typer.confirm(f"Delete the stack {name} of cluster {config.cluster}?"):
+    with_tasks = ", and end its instances with the tasks on them" if kill_tasks else ""
+    if not yes and not typer.confirm(f"Delete the stack {name} of cluster {config.cluster}{with_tasks}?"):
         raise typer.Exit(1)
-    if tear_down(config, _deployment(config, account), typer.echo, terminate=terminate):
+    address = find_cluster(os.environ, config=config)
+    records = NodeRecords(lambda: address.etcd.open(config.aws.region), Keys(address.prefix, config.cluster))
+    ending = Ending.ALL if kill_tasks else Ending.IDLE_ONES if terminate else Ending.NOTHING
+    taking_down = TearDown(config.cluster, _deployment(config, account), cluster_fleet(config), records, typer.echo)
+    try:
+        deleted = taking_down.run(ending)
+    finally:
+        records.close()
+    if deleted:
         typer.echo(f"The stack {name} is gone.")
     else:
         typer.echo(f"There is no stack {name}.")
@@ -196,6 +220,8 @@ def _changes(config: ScalerConfig, deployment: Deployment, wanted: dict[str, Any
 
 def _show_survey(config: ScalerConfig, surveyed: Survey) -> None:
     typer.echo(f"Cluster {config.cluster} in account {surveyed.account}, region {surveyed.region}.")
+    for note in surveyed.notes:
+        typer.echo(note)
     for warning in surveyed.warnings:
         typer.echo(f"Warning: {warning}")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,26 @@ from typer.testing import CliRunner
 
 from scaler_plugin.cli.app import app
 from scaler_plugin.cloud.user_data import parse_user_data
-from scaler_plugin.core.model import NodeRole
+from scaler_plugin.coordination.etcd_store import open_store
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.registry import Registry
+from scaler_plugin.coordination.requests import read_all_requests
+from scaler_plugin.coordination.store import Store
+from scaler_plugin.core.model import (
+    InstanceId,
+    Node,
+    NodeIdentity,
+    NodeRole,
+    NodeState,
+    PoolName,
+    QueueName,
+    Slot,
+    SlotState,
+    TaskId,
+)
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
+from scaler_plugin.localcloud.etcd import EtcdProcess, free_port
+from scaler_plugin.node.clock import SystemClock
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("stack_in_the_double")]
 
@@ -147,16 +168,58 @@ def test_first_launches_by_the_pools_template_with_the_clusters_tags(file: str) 
     assert text["UserData"]["Value"]
 
 
-def test_destroy_refuses_while_an_instance_runs_and_ends_it_when_told(file: str) -> None:
+def test_destroy_refuses_while_nobody_can_say_what_runs_and_ends_it_when_told(file: str) -> None:
+    Path(file).write_text(CONFIG.replace("10.0.0.5:2379", f"127.0.0.1:{free_port()}"))
     run("bootstrap", "apply", file)
     run("bootstrap", "first", file)
-    refusal = run("bootstrap", "destroy", file, "--yes", code=5)
-    assert "1 instances of cluster research run (i-" in refusal
+    [instance] = (one["InstanceId"] for one in instances())
+    for options in ((), ("--terminate",)):
+        refusal = run("bootstrap", "destroy", file, "--yes", *options, code=5)
+        assert f"1 instance of cluster research runs ({instance})." in refusal
+        assert f"Whether a task runs on {instance} is not known: etcd at 127.0.0.1:" in refusal
     assert len(instances()) == 1
-    assert "is gone" in run("bootstrap", "destroy", file, "--yes", "--terminate")
+    assert "goes with --terminate" in run("bootstrap", "destroy", file, "--yes", "--kill-tasks", code=2)
+    assert "is gone" in run("bootstrap", "destroy", file, "--yes", "--terminate", "--kill-tasks")
     assert instances() == []
     assert client("ec2").describe_launch_templates()["LaunchTemplates"] == []
     assert "There is no stack" in run("bootstrap", "destroy", file, "--yes")
+
+
+def test_destroy_names_the_tasks_that_run_and_ends_nodes_that_have_none(file: str) -> None:
+    with EtcdProcess() as etcd, closing(open_store([etcd.endpoint])) as store:
+        Path(file).write_text(CONFIG.replace("10.0.0.5:2379", etcd.endpoint))
+        run("bootstrap", "apply", file)
+        run("bootstrap", "first", file)
+        [instance] = (one["InstanceId"] for one in instances())
+        keys = Keys("scaler-sidecar", "research")
+        registry = Registry(store, keys, SystemClock())
+        identity = NodeIdentity("research", InstanceId(instance), NodeRole.WORKER, PoolName("cpu"))
+        task = Slot(0, SlotState.BUSY, 0.0, TaskId("a-task"), QueueName("default"))
+        registry.publish(Node(identity, NodeState.UP, 0.0, slots=(task,)))
+        for options in ((), ("--terminate",)):
+            refusal = run("bootstrap", "destroy", file, "--yes", *options, code=5)
+            assert f"1 task runs there: a-task on {instance} (pool cpu). Call this again when that is over" in refusal
+        assert read_all_requests(store, keys) == ()
+
+        registry.publish(Node(identity, NodeState.UP, 0.0, slots=(Slot(0, SlotState.IDLE, 0.0),)))
+        assert "and no task runs on it. Give --terminate" in run("bootstrap", "destroy", file, "--yes", code=5)
+        with ThreadPoolExecutor(1) as node:
+            ended = node.submit(end_when_asked, keys, registry, instance, store)
+            output = run("bootstrap", "destroy", file, "--yes", "--terminate")
+            ended.result()
+    assert f"Asking {instance} to end." in output
+    assert "is gone" in output
+    assert instances() == []
+
+
+def end_when_asked(keys: Keys, registry: Registry, instance: str, store: Store) -> None:
+    """What the instance's sidecar does: leave etcd, and end the machine."""
+    deadline = time.monotonic() + 60
+    while not read_all_requests(store, keys):
+        assert time.monotonic() < deadline, "nobody asked the node to drain"
+        time.sleep(0.05)
+    registry.leave()
+    client("ec2").terminate_instances(InstanceIds=[instance])
 
 
 def test_what_could_not_start_is_refused_before_anything_is_made(file: str) -> None:
@@ -188,7 +251,7 @@ def test_a_probe_launched_by_the_schedule_or_by_wake_is_the_same(file: str) -> N
         asked = {"InstanceId": probe["InstanceId"], "Attribute": "userData"}
         text = base64.b64decode(client("ec2").describe_instance_attribute(**asked)["UserData"]["Value"]).decode()
         assert parse_user_data(text).role is NodeRole.PROBE
-    run("bootstrap", "destroy", file, "--yes", "--terminate")
+    assert "is gone" in run("bootstrap", "destroy", file, "--yes", "--terminate"), "probes need nobody's word"
     assert client("scheduler").list_schedules()["Schedules"] == []
 
 
