@@ -1,7 +1,7 @@
 """Follows an instance that a person has launched until its node registers or it has ended, and says what it says of itself.
 
-Before there is a leader nobody else does. EC2 knows whether it runs, etcd whether its node is there and what it told of a failure, its
-console what kept it from etcd. Guarantees: it changes nothing, whatever becomes of it, and a source that cannot be read is said once.
+Before there is a leader nobody else does. EC2 knows whether it runs, etcd whether its node is there and what it told of a failure,
+its console what kept it from etcd. Guarantees: it changes nothing, whatever becomes of it; a source that cannot be read is said once.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class Following:
         self._away: set[str] = set()
 
     def run(self, patience_s: float, short_lived: bool = False) -> None:
-        """Return once it has registered, or without etcd seems to do well. Raises ``ScalerError`` with its own words when it ended before, or did neither in time.
+        """Return once it has registered, or, where etcd cannot be reached from here, once it seems to do well.
 
+        Raises ``ScalerError`` with its own words when it ended before, or did neither in time.
         ``short_lived``: an instance that may register and end between two looks, and does so without a word when all is well.
         """
         while not self._registered():

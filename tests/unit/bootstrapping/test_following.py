@@ -82,7 +82,7 @@ def test_one_that_ends_is_a_failure_with_the_sentence_of_its_console() -> None:
     scene.at(25, lambda: scene.write(AWAY))
     scene.at(700, scene.end)
     with pytest.raises(
-        ScalerError, match="ended without becoming a node. It said: etcd at 10.0.0.5:2379 did not answer"
+        ScalerError, match=r"ended without becoming a node. It said: etcd at 10.0.0.5:2379 did not answer"
     ):
         scene.follow()
     assert scene.said.count("did not answer") == 1, "told more than once"
@@ -117,20 +117,22 @@ def test_one_that_its_health_gate_ended_gives_that_reason() -> None:
     scene = Scene()
     scene.at(30, lambda: scene.tell("did not pass its health gate and ended itself: No GPU."))
     scene.at(32, scene.end)
-    with pytest.raises(ScalerError, match="did not pass its health gate and ended itself: No GPU."):
+    with pytest.raises(ScalerError, match=r"did not pass its health gate and ended itself: No GPU."):
         scene.follow()
 
 
 def test_one_that_neither_registers_nor_ends_is_not_followed_for_ever() -> None:
     scene = Scene()
-    with pytest.raises(ScalerError, match="runs, and boots after 14 minutes. Its node has not registered. Its console"):
+    with pytest.raises(
+        ScalerError, match=r"runs, and boots after 14 minutes. Its node has not registered. Its console"
+    ):
         scene.follow()
 
 
 def test_where_etcd_cannot_be_reached_from_here_its_console_still_tells() -> None:
     scene = Scene()
     scene.at(25, lambda: scene.write(AWAY))
-    with pytest.raises(ScalerError, match="cannot be seen from here.*It said: etcd at 10.0.0.5"):
+    with pytest.raises(ScalerError, match=r"cannot be seen from here.*It said: etcd at 10.0.0.5"):
         scene.follow(etcd_from_here=False)
 
 
