@@ -27,7 +27,7 @@ HEADER = "# scaler-sidecar: what this instance is. It holds names of secrets, ne
 
 @dataclass(frozen=True)
 class EtcdAccess:
-    """How the node reaches etcd. ``ca``, ``cert`` and ``key`` are files of the image."""
+    """How the node reaches etcd. ``ca``, ``cert`` and ``key`` are files of the image, or references."""
 
     endpoints: tuple[str, ...]
     ca: str | None = None
