@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Every instance of the image must be its own machine: nothing that identifies this one, or that was typed here, stays.
 if command -v cloud-init >/dev/null; then
   cloud-init clean --logs --seed

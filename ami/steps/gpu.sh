@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154  # ID and fail are provision.sh's
 # The NVIDIA driver, unless the source image has it, and the container toolkit where there is docker.
 if [ "$SCALER_GPU_DRIVER" = install ]; then
   case $ID in

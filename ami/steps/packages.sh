@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Git and Python for tasks, the firewall's program, and the user that agents and tasks run as.
 apt-get -q update
 # shellcheck disable=SC2086  # a list of words

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154  # fail is provision.sh's
 # Docker images that the first task then need not wait for.
 if [ -n "$SCALER_DOCKER_IMAGES" ]; then
   systemctl start docker.service

@@ -120,12 +120,15 @@ def test_a_container_that_outlives_its_killed_agent_keeps_the_node_from_retiring
     node.enqueue(UNTIL_LET_GO)
     (container,) = wait_for("a container of the agent", lambda: containers(node), 120)
     push_config(node, docker_image, idle_timeout="5s")
-    before = machine.property_of("clearml-agent@0.service", "MainPID")
-    machine.run("kill", "-9", before)
+    # The agent, and the `docker run` that it started: what is left is docker's and nobody's child.
+    client = machine.run("pgrep", "--full", "^docker run").strip()
+    agent = machine.property_of("clearml-agent@0.service", "MainPID")
+    machine.run("kill", "-9", agent, client)
     wait_for(
-        "systemd started another",
-        lambda: machine.property_of("clearml-agent@0.service", "MainPID") not in (before, "0"),
+        "systemd started another", lambda: machine.property_of("clearml-agent@0.service", "MainPID") not in (agent, "0")
     )
+    dead_man = machine.run("env", "DEADMAN_SILENCE_S=0", "/usr/lib/scaler-sidecar/deadman")
+    assert "a task's container runs: the machine stays on" in dead_man
     # Longer than the idle timeout: the node would be off by now if it took itself for idle.
     waited_since = time.monotonic()
     wait_for("twice the idle timeout has passed", lambda: time.monotonic() - waited_since > 10)
