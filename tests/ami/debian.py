@@ -14,7 +14,7 @@ from pathlib import Path
 SUITE = "bookworm"
 #: What a cloud image has besides the minimal system; anything else the provisioning must bring itself.
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "ca-certificates", "curl", "iproute2")
-#: What a cloud's own image has besides: it is set up from user-data at its first boot. One by name, for debootstrap knows no "provides".
+#: What a cloud's own image has besides: its first boot follows user-data. debootstrap knows no "provides", hence the last.
 STOCK_PACKAGES = (*PACKAGES, "cloud-init", "python3-cffi-backend")
 ADMIN = "admin"
 
