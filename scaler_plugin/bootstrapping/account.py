@@ -21,6 +21,21 @@ _NAMES = {
 }
 
 
+#: boto3's names for where it found credentials, and what people call those places.
+_METHODS = {
+    "env": "environment variables",
+    "shared-credentials-file": "~/.aws/credentials",
+    "config-file": "~/.aws/config",
+    "assume-role": "a role that ~/.aws/config assumes",
+    "assume-role-with-web-identity": "a web identity token",
+    "sso": "AWS SSO",
+    "iam-role": "this instance's role",
+    "container-role": "this container's role",
+    "custom-process": "a credential_process",
+}
+_OF_PROFILES = ("shared-credentials-file", "config-file", "assume-role", "sso", "custom-process")
+
+
 class Account:
     """The region comes from the configuration, else from boto3's own chain, credentials always from that."""
 
@@ -33,6 +48,19 @@ class Account:
         """Raises ``ConfigError`` when none is known."""
         region = self._client("ec2").meta.region_name
         return str(region)
+
+    @property
+    def credentials(self) -> str:
+        """Where boto3 found the credentials, in words; never a part of them. Empty when it has none."""
+        import boto3  # noqa: PLC0415
+
+        self._client("ec2")  # makes the session that all clients share
+        session: Any = boto3.DEFAULT_SESSION
+        found = session.get_credentials() if session else None
+        if found is None:
+            return ""
+        profile = f", profile {session.profile_name}" if found.method in _OF_PROFILES else ""
+        return f"{_METHODS.get(found.method, found.method)}{profile}"
 
     def call(self, service: str, action: str, about: str, **parameters: Any) -> dict[str, Any]:
         """One call. ``action`` is boto3's name of it. Raises ``CloudError``."""

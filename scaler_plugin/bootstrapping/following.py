@@ -1,7 +1,7 @@
 """Follows an instance that a person has launched until its node registers or it has ended, and says what it says of itself.
 
 Before there is a leader nobody else does. EC2 knows whether it runs, etcd whether its node is there and what it told of a failure,
-its console what kept it from etcd. Guarantees: it changes nothing, whatever becomes of it; a source that cannot be read is said once.
+its console what kept it from etcd. Guarantees: it changes nothing; a source that cannot be read is said once.
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""Whether the secrets that a configuration names are stored in the account, and how to store one. No secret is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.requirements import references
+from scaler_plugin.config.schema import ScalerConfig
+from scaler_plugin.config.secret_ref import SecretRef, SecretSource
+from scaler_plugin.errors import CloudError
+
+
+@dataclass(frozen=True)
+class SecretFindings:
+    """``missing``: no node can start before. ``unknown``: the caller may not look. A sentence for each secret."""
+
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+def look_for_secrets(config: ScalerConfig, account: Account) -> SecretFindings:
+    """Look for every reference to AWS. Raises nothing of AWS's."""
+    missing, unknown = [], []
+    for place, ref in references(config).items():
+        try:
+            if not _exists(ref, account):
+                command = command_to_store(ref, account.region)
+                missing.append(f"{place}: {ref} does not exist yet; no node can start before. Store it: {command}")
+        except CloudError as error:
+            unknown.append(f"{place}: whether {ref} exists is not known: {error}")
+    return SecretFindings(tuple(missing), tuple(unknown))
+
+
+def command_to_store(ref: SecretRef, region: str, file: str = "/dev/stdin") -> str:
+    """The command that stores a secret in AWS, from a file: an argument would stand in the process list and the shell's history.
+
+    It names the region, for the shell's own may be another one, in which no node would find the secret.
+    """
+    if ref.source is SecretSource.SSM:
+        return f"aws ssm put-parameter --region {region} --type SecureString --name {ref.name} --value file://{file}"
+    return f"aws secretsmanager create-secret --region {region} --name {ref.name} --secret-string file://{file}"
+
+
+def _exists(ref: SecretRef, account: Account) -> bool:
+    if ref.source is SecretSource.SSM:
+        wanted = [{"Key": "Name", "Option": "Equals", "Values": [ref.name]}]
+        about = f"parameter {ref.name}"
+        return bool(account.pages("ssm", "describe_parameters", "Parameters", about, ParameterFilters=wanted))
+    return account.found("secretsmanager", "describe_secret", f"secret {ref.name}", SecretId=ref.name) is not None
