@@ -9,12 +9,13 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class PoolGround:
     """``subnets`` are those the pool may launch into, also where the configuration names zones or nothing. ``root_device`` and
-    ``root_gb`` are those of its image.
+    ``root_gb`` are those of its image, and ``image_id`` is that image's, also where the configuration has a name for it.
     """
 
     subnets: tuple[str, ...]
     root_device: str
     root_gb: int
+    image_id: str
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,35 @@ look at (quotas, secrets) is a warning, not an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.ground import Ground, PoolGround
+from scaler_plugin.bootstrapping.images import find_image_id
 from scaler_plugin.bootstrapping.places import Places, find_places
 from scaler_plugin.bootstrapping.quotas import quota_findings
 from scaler_plugin.bootstrapping.requirements import references
 from scaler_plugin.bootstrapping.template import probe_pool
-from scaler_plugin.config.pool_schema import PoolConfig
+from scaler_plugin.config.pool_schema import PoolConfig, is_image_id
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.core.model import Market
 from scaler_plugin.core.policy import ZeroMode
-from scaler_plugin.errors import CloudError, CloudRefused
+from scaler_plugin.errors import CloudError, CloudRefused, ConfigError
 
 
 @dataclass(frozen=True)
 class Survey:
-    """``ground`` is complete only without errors."""
+    """``ground`` is complete only without errors. ``notes`` say what was chosen where the configuration leaves a choice."""
 
     ground: Ground
     account: str
     region: str
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def refuse_errors(self) -> None:
         """Raise ``CloudRefused`` with every error that was found."""
@@ -50,13 +52,16 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     places = find_places(config, account)
     errors += places.errors
     warnings += places.warnings
-    images = _images(config, account)
+    ids, missing = _image_ids(config, account)
+    images = _images(ids, account)
     types = _types(config, account)
     roots: dict[str, tuple[str, int]] = {}
     for pool in config.pools:
-        errors += _pool_errors(pool, images.get(pool.ami), types, places)
+        image = images.get(pool.ami)
+        errors += [f"Pool {pool.name}: {missing[pool.ami]}"] if pool.ami in missing else _image_errors(pool, image)
+        errors += _pool_errors(pool, image, types, places)
         warnings += _pool_warnings(pool, places)
-        roots[pool.name] = _root(images.get(pool.ami) or {})
+        roots[pool.name] = _root(image or {})
     errors += _probe_errors(config, images, types)
     errors += _key_errors(config, account)
     quota_errors, quota_warnings = quota_findings(config, types, account)
@@ -64,18 +69,42 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     errors += quota_errors
     ground = Ground(
         places.vpc,
-        {pool.name: PoolGround(places.subnets_of(pool), *roots[pool.name]) for pool in config.pools},
+        {
+            pool.name: PoolGround(places.subnets_of(pool), *roots[pool.name], ids.get(pool.ami, pool.ami))
+            for pool in config.pools
+        },
     )
-    return Survey(ground, identity["Account"], account.region, tuple(errors), tuple(warnings))
+    notes = tuple(_image_notes(config, images))
+    return Survey(ground, identity["Account"], account.region, tuple(errors), tuple(warnings), notes)
 
 
-def _images(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
-    found = {}
+def _image_ids(config: ScalerConfig, account: Account) -> tuple[dict[str, str], dict[str, str]]:
+    """The id of each image as the configuration has it, and a sentence about each that cannot be found."""
+    ids, missing = {}, {}
     for ami in dict.fromkeys(pool.ami for pool in config.pools):
-        answer = account.found("ec2", "describe_images", f"image {ami}", ImageIds=[ami])
+        try:
+            ids[ami] = find_image_id(ami, account)
+        except ConfigError as error:
+            missing[ami] = str(error)
+    return ids, missing
+
+
+def _images(ids: Mapping[str, str], account: Account) -> dict[str, dict[str, Any]]:
+    """What EC2 says about each image, under the configuration's own word for it."""
+    found = {}
+    for ami, id_ in ids.items():
+        answer = account.found("ec2", "describe_images", f"image {id_}", ImageIds=[id_])
         if answer and answer["Images"]:
             found[ami] = answer["Images"][0]
     return found
+
+
+def _image_notes(config: ScalerConfig, images: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    for pool in config.pools:
+        if pool.ami in images and not is_image_id(pool.ami):
+            image = images[pool.ami]
+            named = f" ({image['Name']})" if image.get("Name") else ""
+            yield f"Pool {pool.name}: {pool.ami} is {image['ImageId']}{named}."
 
 
 def _types(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
@@ -105,10 +134,6 @@ def _pool_errors(
     pool: PoolConfig, image: dict[str, Any] | None, types: dict[str, dict[str, Any]], places: Places
 ) -> Iterator[str]:
     where = f"Pool {pool.name}"
-    if image is None:
-        yield f"{where}: the image {pool.ami} does not exist in this region, or is not shared with this account."
-    else:
-        yield from _image_errors(where, pool, image)
     for type_ in pool.instance_types:
         if type_ not in types:
             yield f"{where}: the instance type {type_} does not exist in this region."
@@ -124,7 +149,11 @@ def _pool_errors(
         yield f"{where}: none of its instance types is offered in the zones of its subnets; name other types or subnets."
 
 
-def _image_errors(where: str, pool: PoolConfig, image: dict[str, Any]) -> Iterator[str]:
+def _image_errors(pool: PoolConfig, image: dict[str, Any] | None) -> Iterator[str]:
+    where = f"Pool {pool.name}"
+    if image is None:
+        yield f"{where}: the image {pool.ami} does not exist in this region, or is not shared with this account."
+        return
     if image.get("State", "available") != "available":
         yield f"{where}: the image {pool.ami} is {image['State']}, not available; wait for it or bake another."
     root = image.get("RootDeviceName", "")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from scaler_plugin.bootstrapping.filling import fill
 from scaler_plugin.bootstrapping.ground import Ground
 from scaler_plugin.cloud import tags
-from scaler_plugin.config.pool_schema import PoolConfig, VolumeConfig
+from scaler_plugin.config.pool_schema import PoolConfig, VolumeConfig, is_image_id
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.model import NodeRole
 from scaler_plugin.core.policy import ZeroMode
@@ -24,6 +24,8 @@ from scaler_plugin.errors import ConfigError
 
 #: The pattern of which the result has one per pool, and the parts that only a cluster with a probe has.
 POOL_PATTERN = "PoolTemplate"
+#: In the metadata of a pool's launch template: the name that its image was looked up by, where the configuration has no id.
+IMAGE_NAME = "Image"
 PROBE_PARTS = ("ProbeTemplate", "ProbeRole", "ProbePolicy", "ProbeSchedule")
 
 #: Characters, without white space, of all policies of one role together.
@@ -92,6 +94,14 @@ def render_template(config: ScalerConfig, ground: Ground, probe_user_data: str) 
     return template
 
 
+def image_of_stack(template: Mapping[str, Any], pool: PoolConfig) -> str | None:
+    """The id that a deployed template has for this name of an image; ``None`` if it was made without the pool or for another."""
+    resource = template.get("Resources", {}).get(_logical_id(pool.name), {})
+    if resource.get("Metadata", {}).get(IMAGE_NAME) != pool.ami:
+        return None
+    return str(resource["Properties"]["LaunchTemplateData"]["ImageId"])
+
+
 def template_text(template: dict[str, Any]) -> str:
     """The template as it is sent to CloudFormation."""
     return json.dumps(template, separators=(",", ":"))
@@ -120,11 +130,11 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
             *templates,
             *_arns("subnet", pools_subnets),
             *_arns("security-group", groups),
-            *_images(pool.ami for pool in config.pools),
+            *_images(ground.pools[pool.name].image_id for pool in config.pools),
             *_arns("key-pair", [pool.key_name for pool in config.pools if pool.key_name]),
         ],
         "probe-template-name": probe_template_name(config),
-        "probe-image": pool.ami,
+        "probe-image": ground.pools[pool.name].image_id,
         "probe-type": config.zero.probe_instance_type,
         "probe-security-groups": _group_ids(pool),
         "probe-root-device": ground.pools[pool.name].root_device,
@@ -137,7 +147,7 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
             *_arns("subnet", ground.pools[pool.name].subnets[:1]),
             _arn("network-interface", "*"),
             *_arns("security-group", _security_groups(pool)),
-            *_images([pool.ami]),
+            *_images([ground.pools[pool.name].image_id]),
         ],
         "probe-rate": _rate(config.zero.probe_every.seconds),
         "probe-input": json.dumps(
@@ -154,7 +164,8 @@ def _pool_values(config: ScalerConfig, ground: Ground, pool: PoolConfig) -> dict
     volume = _volume(pool.volume, ground.pools[pool.name].root_gb)
     return {
         "template-name": config.aws.launch_template(pool.name),
-        "image": pool.ami,
+        "image": ground.pools[pool.name].image_id,
+        "image-name": None if is_image_id(pool.ami) else {IMAGE_NAME: pool.ami},
         "key-name": pool.key_name,
         "security-groups": _group_ids(pool),
         "root-device": ground.pools[pool.name].root_device,

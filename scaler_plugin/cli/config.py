@@ -11,6 +11,7 @@ import typer
 from scaler_plugin.cli.options import ClusterOption, ConfigOption, EtcdOption, connect, open_cluster
 from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
+from scaler_plugin.config.pool_schema import is_image_id
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.published_config import push_config, read_config
 from scaler_plugin.errors import ConfigError
@@ -45,7 +46,8 @@ def push(file: FileArgument, etcd: EtcdOption = None, cluster: ClusterOption = N
 
     A file with a mistake is refused before anything is written. If somebody else pushes at the same moment, one of the two is
     refused and told so. The cluster is the one that the file names; --cluster or SCALER_CLUSTER only guards against pushing
-    to another by mistake.
+    to another by mistake. An image that is not named by its id is looked up, which takes AWS credentials: the stack says which it
+    is, since leaders may launch no other (`bootstrap apply` takes a newer one); without a stack, EC2 and Systems Manager do.
     """
     config = load_file(file)
     named = cluster or os.environ.get("SCALER_CLUSTER")
@@ -55,6 +57,7 @@ def push(file: FileArgument, etcd: EtcdOption = None, cluster: ClusterOption = N
             f"{file} is for cluster {config.cluster}, but {source} says {named}; nothing was written."
             f" Correct one of them (or give --cluster {config.cluster})."
         )
+    config = _with_image_ids(config)
     with connect(find_cluster(os.environ, etcd=etcd, cluster=config.cluster, config=config), config) as opened:
         stored = opened.store.get(opened.keys.config)
         revision = push_config(opened.store, opened.keys, config)
@@ -95,6 +98,24 @@ def schema() -> None:
     import json  # noqa: PLC0415
 
     typer.echo(json.dumps(ScalerConfig.model_json_schema(), indent=2))
+
+
+def _with_image_ids(config: ScalerConfig) -> ScalerConfig:
+    """The configuration as it is published; says which image each name stands for."""
+    if all(is_image_id(pool.ami) for pool in config.pools):
+        return config
+    from scaler_plugin.bootstrapping.account import Account  # noqa: PLC0415  (only names need AWS)
+    from scaler_plugin.bootstrapping.deployment import Deployment  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.images import with_image_ids  # noqa: PLC0415
+
+    account = Account(config.aws)
+    published = with_image_ids(
+        config, account, Deployment(account, config.aws.stack or "", typer.echo).deployed_template
+    )
+    for given, found in zip(config.pools, published.pools, strict=True):
+        if given.ami != found.ami:
+            typer.echo(f"Pool {given.name}: {given.ami} is {found.ami}.")
+    return published
 
 
 def _summary(config: ScalerConfig) -> list[str]:

@@ -45,7 +45,7 @@ def init(
     types: Annotated[str | None, _option("--types", "EC2 instance types, the preferred first.", "TYPE,…")] = None,
     market: Annotated[str | None, _option("--market", "`spot` or `on-demand`.")] = None,
     ami: Annotated[
-        str | None, _option("--ami", "The image with agent and sidecar; with --from, for every pool.", "ID")
+        str | None, _option("--ami", "The image with agent and sidecar; with --from, for every pool.", "IMAGE")
     ] = None,
     max_instances: Annotated[str | None, _option("--max-instances", "At most so many instances.", "N")] = None,
     subnets: Annotated[str | None, _option("--subnets", "Subnets; empty for the default ones.", "ID,…")] = None,

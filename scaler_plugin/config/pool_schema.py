@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any
@@ -33,11 +34,28 @@ INSTANCE_TYPE = Text("an EC2 instance type, such as g5.xlarge", r"[a-z][a-z0-9-]
 SUBNET = Text("a subnet id, such as subnet-0a1b2c3d", r"subnet-[a-z0-9]+")
 ZONE = Text("an availability zone, such as eu-central-1a", r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+[a-z0-9-]*[a-z]")
 SECURITY_GROUP = Text("a security group id, such as sg-0a1b2c3d", r"sg-[a-z0-9]+")
+#: EC2's own way of writing that an id is kept in a parameter of Systems Manager; and ours for what an image is called.
+IMAGE_BY_PARAMETER = "resolve:ssm:"
+IMAGE_BY_NAME = "name:"
+_IMAGE_ID = r"ami-[a-z0-9]+"
+#: What EC2 allows in an image's name besides spaces, and its wildcards.
+_OF_IMAGE_NAME = r"[A-Za-z0-9()\[\]./'@_*?-]+"
+AMI = Text(
+    "an AMI id, such as ami-0a1b2c3d4e5f67890, or resolve:ssm: with a parameter's name, or name: with the name of an image of your"
+    " own, in which * and ? stand for anything (name:111122223333: for another account's)",
+    rf"{_IMAGE_ID}|{IMAGE_BY_PARAMETER}[A-Za-z0-9_./:-]+|{IMAGE_BY_NAME}(?:[0-9]{{12}}:)?{_OF_IMAGE_NAME}(?: +{_OF_IMAGE_NAME})*",
+    1024,
+)
 #: User-data has 16 kB and holds no scripts: these travel through etcd, whose values should stay well under 1.5 MB.
 LONGEST_SCRIPT = 100_000
 #: A first boot fetches some 300 MB of packages and unpacks them on a machine that may be small: minutes, and more on a slow mirror.
 FIRST_BOOT_STARTUP = Duration(1_200_000)
 LEAST_FIRST_BOOT_STARTUP = Duration(300_000)
+
+
+def is_image_id(ami: str) -> bool:
+    """Whether this is an image's id, and not something to look one up by."""
+    return re.fullmatch(_IMAGE_ID, ami) is not None
 
 
 class VolumeConfig(Section):
@@ -131,8 +149,10 @@ class PoolConfig(Section):
         description="EC2 instance types, the preferred first; the next is tried when EC2 has no capacity.",
         examples=[["g5.xlarge", "g4dn.xlarge"]],
     )
-    ami: Annotated[str, Text("an AMI id, such as ami-0a1b2c3d4e5f67890", r"ami-[a-z0-9]+")] = Field(
-        description="The AMI with agent and sidecar; a stock image with `first_boot`.",
+    ami: Annotated[str, AMI] = Field(
+        description="The AMI with agent and sidecar; a stock image with `first_boot`. Anything but an id is looked up by"
+        " `bootstrap apply`, or without a stack by `config push`, and published as an id. See"
+        " [bootstrap](bootstrap.md#images-by-name).",
         examples=["ami-0a1b2c3d4e5f67890"],
     )
     first_boot: FirstBootConfig | None = Field(

@@ -84,7 +84,7 @@ class Text(Rule):
         return value
 
     def json_schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{self.pattern}$", "maxLength": self.longest}
+        return {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.longest}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The configuration in etcd: publishing it without overwriting somebody else's. It is followed by ``config_follower``.
 
-Guarantees: only a valid configuration is written; of two pushers at the same moment one is told.
+Guarantees: only a valid configuration is written, with images by their ids; of two pushers at the same moment one is told.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from scaler_plugin.config.load import dump_json, parse_json
+from scaler_plugin.config.pool_schema import is_image_id
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.config_follower import place_of
 from scaler_plugin.coordination.keys import Keys
@@ -29,12 +30,19 @@ def read_config(store: Store, keys: Keys) -> PublishedConfig | None:
 def push_config(store: Store, keys: Keys, config: ScalerConfig) -> int:
     """Publish the configuration and return its revision; one that is there already is not written again.
 
-    Raises ``ConfigError`` if it belongs to another cluster, ``ScalerError`` if somebody pushed another one meanwhile.
+    Raises ``ConfigError`` if it belongs to another cluster or names an image by anything but its id, ``ScalerError`` if somebody
+    pushed another one meanwhile.
     """
     if config.cluster != keys.cluster:
         raise ConfigError(
             f"The configuration is for cluster {config.cluster}, not for {keys.cluster}; nothing was written. Push it to its own."
         )
+    for pool in config.pools:
+        if not is_image_id(pool.ami):
+            raise ConfigError(
+                f"The image of pool {pool.name}, {pool.ami}, must be looked up first: leaders launch by ids. Nothing was written."
+                " Publish with `scaler-sidecar config push`, which does it."
+            )
     text = dump_json(config)
     entry = store.get(keys.config)
     if entry is not None and entry.value == text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from scaler_plugin.config.pool_schema import AMI, IMAGE_BY_NAME, is_image_id
 from scaler_plugin.importing.plain import listed, tags
 from scaler_plugin.importing.report import Part
 
@@ -73,17 +74,27 @@ def _image(part: Part, pool: dict[str, Any], ami: str | None) -> None:
     if ami:
         pool["ami"] = ami
         part.report.not_needed(key, f"ami: {ami} was given instead")
-    elif isinstance(given, str) and re.fullmatch(r"ami-[a-z0-9]+", given):
-        pool["ami"] = given
+    elif isinstance(given, str) and (found := _by_id_or_name(given)):
+        pool["ami"] = found
+        source = f"source_ami={given}" if is_image_id(found) else "source_ami=ITS-ID"
+        own = ", looked up among the images of your own account" if found.startswith(IMAGE_BY_NAME) else ""
         part.report.translated(
             key,
-            f"ami: {given}. It has no sidecar yet: bake one from it (packer build -var source_ami={given} packer.json) and put the "
-            "new image's id here",
+            f"ami: {found}{own}. It has no sidecar yet: bake one from it (packer build -var {source} packer.json) and put the new "
+            "image's id or name here",
         )
     else:
         part.report.not_translated(
-            key, "an image is named by its id, ami-…; bake one with packer.json and give it with --ami"
+            key, f"it names no image; bake one with packer.json and give it with --ami. Allowed: {AMI.words}"
         )
+
+
+def _by_id_or_name(given: str) -> str | None:
+    """The original took what RunInstances takes, its parameters included; the hosted one an image's name, too."""
+    for candidate in (given, IMAGE_BY_NAME + given):
+        if re.fullmatch(AMI.pattern, candidate):
+            return candidate
+    return None
 
 
 def _place(part: Part, pool: dict[str, Any]) -> None:

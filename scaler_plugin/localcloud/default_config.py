@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 
+from scaler_plugin.config.pool_schema import is_image_id
 from scaler_plugin.config.schema import AwsConfig, ClearmlConfig, EtcdConfig, ScalerConfig
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID
 
@@ -49,9 +51,13 @@ def default_config(cluster: str = CLUSTER, times: DefaultTimes = DefaultTimes())
 def localised(config: ScalerConfig) -> ScalerConfig:
     """A user's configuration without its addresses and secrets: etcd, ClearML and EC2 are the local ones.
 
-    Images are the user's own; the EC2 double is told to have them. The machines are processes of this host and have no GPU of their
-    own, whatever their type says.
+    Images are the user's own; the EC2 double is told to have them, and one without an id gets one. The machines are processes of
+    this host and have no GPU of their own, whatever their type says.
     """
-    pools = tuple(pool.model_copy(update={"cpu_only": True}) for pool in config.pools)
+    pools = tuple(pool.model_copy(update={"cpu_only": True, "ami": _image_id(pool.ami)}) for pool in config.pools)
     aws = AwsConfig(region=config.aws.region) if config.aws.region else AwsConfig()
     return config.model_copy(update={"etcd": EtcdConfig(), "clearml": ClearmlConfig(), "aws": aws, "pools": pools})
+
+
+def _image_id(ami: str) -> str:
+    return ami if is_image_id(ami) else f"ami-{sha256(ami.encode()).hexdigest()[:17]}"

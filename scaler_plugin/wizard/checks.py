@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaler_plugin.bootstrapping.account import Account
+from scaler_plugin.bootstrapping.images import find_image_id
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.schema import AwsConfig
 from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable, ConfigError, ScalerError, StoreRefused
@@ -65,17 +66,22 @@ class Checks:
 
     def image(self, ami: str, region: str) -> Verdict:
         def ask(account: Account) -> Verdict:
-            answer = account.found("ec2", "describe_images", f"image {ami}", ImageIds=[ami])
+            try:
+                id_ = find_image_id(ami, account)
+            except ConfigError as error:
+                return Verdict(State.WRONG, _short(error))
+            answer = account.found("ec2", "describe_images", f"image {id_}", ImageIds=[id_])
             images = answer["Images"] if answer else []
             if not images:
-                return Verdict(State.WRONG, f"{ami} does not exist in {region}, or is not shared with this account")
+                return Verdict(State.WRONG, f"{id_} does not exist in {region}, or is not shared with this account")
             name = str(images[0].get("Name", ""))
+            found = f"{ami} is" if ami == id_ else f"{ami} is {id_},"
             if "scaler-sidecar" not in name:
                 return Verdict(
                     State.RIGHT,
-                    f"{ami} is {name or 'without a name'}; it must hold the sidecar, as packer.json bakes it",
+                    f"{found} {name or 'without a name'}; it must hold the sidecar, as packer.json bakes it",
                 )
-            return Verdict(State.RIGHT, f"{ami} is {name}")
+            return Verdict(State.RIGHT, f"{found} {name}")
 
         return self._aws(region, ask)
 

@@ -142,7 +142,7 @@ def _ask_image(interview: Interview, given: Given, region: str, checks: Checks) 
     newest = checks.newest_image(region) if interview.checking and given.ami is None else None
     question = Question(
         "--ami",
-        "The image that packer.json baked (ami-…)",
+        "The image that packer.json baked (ami-…, name:…, resolve:ssm:…)",
         _rule(PoolConfig, "ami"),
         newest,
         lambda ami: checks.image(ami, region),

@@ -12,7 +12,8 @@ def image(ami_id: str) -> dict[str, Any]:
     """What moto needs to know of an image."""
     return {
         "ami_id": ami_id,
-        "name": "scaler-sidecar-demo",
+        # As in EC2, no two images of an account have one name.
+        "name": "scaler-sidecar-demo" if ami_id == DEMO_IMAGE_ID else f"scaler-sidecar-{ami_id}",
         "description": "A machine of the local cloud: its instances are process groups on this host",
         "owner_id": "123456789012",
         "public": True,

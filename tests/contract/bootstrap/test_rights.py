@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SIMULATOR = "@cloud-copilot/iam-simulate@0.1.173"
 
 CONFIG = load_file(ROOT / "docs" / "examples" / "bootstrap.yaml")
-GROUND = Ground("vpc-0a1b2c3d4e5f60718", {p.name: PoolGround(p.subnets, "/dev/sda1", 20) for p in CONFIG.pools})
+GROUND = Ground("vpc-0a1b2c3d4e5f60718", {p.name: PoolGround(p.subnets, "/dev/sda1", 20, p.ami) for p in CONFIG.pools})
 OWN_TAGS = {"scaler-sidecar:cluster": "research"}
 OTHERS_TAGS = {"scaler-sidecar:cluster": "somebody-elses"}
 

@@ -52,7 +52,10 @@ def config(text: str = CONFIG) -> ScalerConfig:
 
 
 def ground(of: ScalerConfig) -> Ground:
-    where = {pool.name: PoolGround(pool.subnets or ("subnet-2c3d4e5f607182930",), "/dev/sda1", 20) for pool in of.pools}
+    where = {
+        pool.name: PoolGround(pool.subnets or ("subnet-2c3d4e5f607182930",), "/dev/sda1", 20, pool.ami)
+        for pool in of.pools
+    }
     return Ground("vpc-0a1b2c3d4e5f60718", where)
 
 

@@ -43,6 +43,11 @@ class MadeUpAccount(ScriptedAccount):
     def get_caller_identity(self) -> dict[str, Any]:
         return {"Account": "111122223333"}
 
+    def get_parameter(self, Name: str) -> dict[str, Any]:
+        if Name != "/golden/cpu":
+            raise CloudRefused("no", "ParameterNotFound")
+        return {"Parameter": {"Value": AMIS[1]}}
+
     def describe_images(self, ImageIds: list[str]) -> dict[str, Any]:
         if ImageIds[0] not in self.amis:
             raise CloudRefused("no", "InvalidAMIID.NotFound")
@@ -51,6 +56,7 @@ class MadeUpAccount(ScriptedAccount):
             "Images": [
                 {
                     "ImageId": ImageIds[0],
+                    "Name": f"name-of-{ImageIds[0]}",
                     "State": "available",
                     "Architecture": self.architecture,
                     "RootDeviceName": "/dev/sda1",
@@ -130,6 +136,24 @@ def test_where_all_is_well_there_is_no_finding_and_the_ground_is_known(account: 
 def test_an_image_that_is_not_here(account: MadeUpAccount) -> None:
     account.amis.discard(AMIS[1])
     assert f"Pool cpu: the image {AMIS[1]} does not exist in this region" in errors(account)
+
+
+def test_an_image_by_parameter_is_looked_at_as_any_other_and_its_id_is_shown(account: MadeUpAccount) -> None:
+    surveyed = survey(changed(ami="resolve:ssm:/golden/cpu"), account)
+    assert surveyed.errors == ()
+    assert surveyed.ground.pools["cpu"].image_id == AMIS[1]
+    assert surveyed.ground.pools["cpu"].root_gb == 30
+    assert surveyed.notes == (f"Pool cpu: resolve:ssm:/golden/cpu is {AMIS[1]} (name-of-{AMIS[1]}).",)
+    account.architecture = "arm64"
+    assert f"c6i.2xlarge is x86_64, and the image {AMIS[1]} is arm64" in errors(
+        account, changed(ami="resolve:ssm:/golden/cpu")
+    )
+
+
+def test_a_parameter_that_is_not_there_is_one_error_of_its_pool(account: MadeUpAccount) -> None:
+    found = errors(account, changed(ami="resolve:ssm:/golden/gone"))
+    assert "Pool cpu: resolve:ssm:/golden/gone: the parameter does not exist in this region" in found
+    assert found.count("Pool cpu") == 1
 
 
 def test_an_image_of_another_architecture(account: MadeUpAccount) -> None:

@@ -152,6 +152,10 @@ def mistakes(data: dict[str, Any], path: str, value: object) -> list[str]:
             "ubuntu",
             'pools[0].ami (pool cpu): is "ubuntu"; it must be an AMI id, such as ami-0a1b2c3d4e5f67890',
         ),
+        ("pools.0.ami", "name:", 'pools[0].ami (pool cpu): is "name:"; it must be an AMI id'),
+        ("pools.0.ami", "name:1234:golden", 'pools[0].ami (pool cpu): is "name:1234:golden"; it must be an AMI id'),
+        ("pools.0.ami", "resolve:ssm:", 'pools[0].ami (pool cpu): is "resolve:ssm:"; it must be an AMI id'),
+        ("pools.0.ami", "name: x", 'pools[0].ami (pool cpu): is "name: x"; it must be an AMI id'),
         ("pools.0.ami", None, "pools[0].ami (pool cpu): is empty; it must be an AMI id"),
         ("pools.0.subnets", ["vpc-1"], 'pools[0].subnets[0] (pool cpu): is "vpc-1"; it must be a subnet id'),
         (

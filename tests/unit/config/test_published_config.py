@@ -50,6 +50,13 @@ def test_what_was_pushed_is_read_with_its_revision(store: MemoryClient, config: 
     assert read_config(store, KEYS) == (config, revision)
 
 
+def test_an_image_by_name_is_never_published(store: MemoryClient, config: ScalerConfig) -> None:
+    pool = config.pools[0].model_copy(update={"ami": "name:scaler-sidecar-*"})
+    with pytest.raises(ConfigError, match=r"name:scaler-sidecar-\*, must be looked up first"):
+        push_config(store, KEYS, config.model_copy(update={"pools": (pool,)}))
+    assert read_config(store, KEYS) is None
+
+
 def test_the_same_configuration_is_not_written_again(
     store: MemoryClient, config: ScalerConfig, other: ScalerConfig
 ) -> None:

@@ -28,6 +28,14 @@ def imported(path: Path = FILE, wish: Wish | None = None) -> Imported:
     return translate(source, wish, SecretPlaces(SecretSource.SSM, cluster_of(source, wish)))
 
 
+def one_resource(folder: Path, resource: Any) -> Path:
+    """A file whose only resource is called ``r``."""
+    file = folder / "a.yaml"
+    configurations = {"resource_configurations": {"r": resource}, "queues": {"q": [["r", 1]]}}
+    file.write_text(yaml.safe_dump({"hyper_params": {}, "configurations": configurations}))
+    return file
+
+
 def config(result: Imported) -> ScalerConfig:
     return parse_yaml(yaml.safe_dump(result.config))
 
@@ -125,12 +133,27 @@ def test_what_is_said_about_a_key(key: str, text: str) -> None:
     assert text in said(imported(), key)
 
 
-def test_an_image_of_the_original_must_be_baked_first_and_an_alias_is_no_id() -> None:
+def test_an_image_of_the_original_must_be_baked_first_and_may_be_named_by_something_else_than_its_id() -> None:
     result = imported(wish=Wish())
     resources = "configurations.resource_configurations"
     assert "packer build -var source_ami=ami-07c95cafbb788face" in said(result, f"{resources}.aws4gpu.ami_id")
-    assert "give it with --ami" in said(result, f"{resources}.cpu_only.ami_id")
-    assert "ami" not in result.config["pools"][2]
+    assert result.config["pools"][2]["ami"] == "name:my-image-alias"
+    by_name = said(result, f"{resources}.cpu_only.ami_id")
+    assert "among the images of your own account" in by_name
+    assert "has no sidecar yet" in by_name
+
+
+@pytest.mark.parametrize("given", ["resolve:ssm:/aws/service/ami", "name:golden-*"])
+def test_an_image_by_parameter_or_name_is_taken_as_it_is(tmp_path: Path, given: str) -> None:
+    result = imported(one_resource(tmp_path, {"instance_type": "c5.large", "ami_id": given}), Wish())
+    assert result.config["pools"][0]["ami"] == given
+
+
+@pytest.mark.parametrize("given", [7, "", "an?image:of:nobody"])
+def test_what_names_no_image_is_not_translated(tmp_path: Path, given: object) -> None:
+    result = imported(one_resource(tmp_path, {"instance_type": "c5.large", "ami_id": given}), Wish())
+    assert "ami" not in result.config["pools"][0]
+    assert "give it with --ami" in said(result, "configurations.resource_configurations.r.ami_id")
 
 
 def test_with_a_stack_no_instance_profile_is_kept() -> None:
@@ -207,16 +230,7 @@ def test_a_file_that_is_something_else_is_a_sentence(tmp_path: Path, text: str) 
     ],
 )
 def test_values_that_our_schema_refuses_are_left_out_with_a_line(tmp_path: Path, resource: Any) -> None:
-    file = tmp_path / "a.yaml"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "hyper_params": {},
-                "configurations": {"resource_configurations": {"r": resource}, "queues": {"q": [["r", 1]]}},
-            }
-        )
-    )
-    result = imported(file)
+    result = imported(one_resource(tmp_path, resource))
     assert any(line.outcome is Outcome.NOT_TRANSLATED for line in result.lines)
     for pool in result.config["pools"]:
         whole = {"instance_types": ["c5.large"], "ami": "ami-1", **pool, "queues": ["default"]}

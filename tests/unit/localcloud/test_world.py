@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.config.pool_schema import is_image_id
+from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.errors import ConfigError, HostError
 from scaler_plugin.localcloud.default_config import localised
 from scaler_plugin.localcloud.interruption import Interrupted, Interruption
@@ -48,6 +50,19 @@ def test_an_interruption_ends_what_looks_at_it_and_keeps_the_first_signal() -> N
     with pytest.raises(Interrupted) as caught:
         interruption.sleep(60)
     assert caught.value.exit_code == 143
+
+
+def test_images_of_a_users_configuration_keep_their_ids_and_one_by_name_gets_the_same_id_each_time() -> None:
+    pool = {"queues": ["default"], "instance_types": ["c5.large"], "max_instances": 1}
+    amis = ["ami-0a1b2c3d", "name:golden-*", "resolve:ssm:/golden", "name:golden-*"]
+    config = ScalerConfig.model_validate(
+        {"cluster": "demo", "pools": [{**pool, "name": f"p{n}", "ami": ami} for n, ami in enumerate(amis)]}
+    )
+    given, by_name, by_parameter, again = (local.ami for local in localised(config).pools)
+    assert given == "ami-0a1b2c3d"
+    assert is_image_id(by_name)
+    assert is_image_id(by_parameter)
+    assert by_name == again != by_parameter
 
 
 def test_a_users_configuration_loses_its_addresses_and_keeps_its_pools() -> None:
