@@ -1,21 +1,26 @@
 """Stops a pool whose instances don't start: a broken image or init script would otherwise be paid for again and again.
 
-An instance that ends, or is ended, before its node registers is a failed start, whatever the cause. After some in a row the pool
-pauses, then tries a *single* instance; if that one fails too, the pause doubles. A node that registers ends it all. A new
-configuration may be the cure, so with it the trial comes at once.
+An instance that ends, or is ended, before its node registers is a failed start, whatever the cause. So is one whose node registers
+and is found unfit soon after, before any task has run on it. After some in a row the pool pauses, then tries a *single* instance;
+if that one fails too, the pause doubles. A node that registers ends it all; where one was useless *after* it had registered, only a
+node of a later launch that runs a task does. A new configuration may be the cure, so with it the trial comes at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from scaler_plugin.core.model import InstanceId, PoolName
+from scaler_plugin.core.model import InstanceId, Node, PoolName
 
 #: One failure may be the machine's, two bad luck.
 TRIP_AFTER = 3
 FIRST_PAUSE_S = 300.0
 LONGEST_PAUSE_S = 3600.0
+
+#: So long after its launch a node that is found unfit may still be called a failed start: a slow boot, and the first rounds of slow
+#: checks. A machine that fails later has broken.
+USELESS_WITHIN_S = 1800.0
 
 #: So many failed instances are remembered, for a leader that dies between counting one and noting it in the launch record.
 #: More than one launch can hold.
@@ -24,11 +29,15 @@ _REMEMBERED = 200
 
 @dataclass(frozen=True)
 class FailedStart:
-    """``what`` is a sentence, ``detail`` the end of the console output or of the instance's own log."""
+    """``what`` is a sentence, ``detail`` the end of the console output or of the instance's own log.
+
+    ``useless_since`` is set for one whose node registered and was then of no use: when the instance was launched.
+    """
 
     instance_id: InstanceId
     what: str
     detail: str = ""
+    useless_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class StartRecord:
 
     ``in_a_row`` counts failures since the last success, ``pauses`` how often the pool has paused since then, ``until`` is the end
     of the last pause. ``revision`` is the configuration's at the last failure. ``what`` and ``detail`` are of the last one.
+    ``useless_since`` is when the first of them that registered and was then of no use was launched, ``None`` if there is none.
     """
 
     pool: PoolName
@@ -47,6 +57,7 @@ class StartRecord:
     what: str
     detail: str
     failed: tuple[InstanceId, ...]
+    useless_since: float | None = None
 
     def paused(self, now: float) -> bool:
         return now < self.until
@@ -73,6 +84,7 @@ def after_failures(
     if not new:
         return record
     last = new[-1]
+    useless = [failure.useless_since for failure in new if failure.useless_since is not None]
     counted = replace(
         known,
         in_a_row=known.in_a_row + len(new),
@@ -80,12 +92,36 @@ def after_failures(
         what=last.what,
         detail=last.detail,
         failed=(*known.failed, *(failure.instance_id for failure in new))[-_REMEMBERED:],
+        useless_since=known.useless_since if known.useless_since is not None else min(useless, default=None),
     )
     if counted.in_a_row < TRIP_AFTER or counted.paused(now):
         return counted
     # The exponent is capped: after a week of failures 2**n would overflow a float.
     pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(counted.pauses, 10))
     return replace(counted, pauses=counted.pauses + 1, until=now + pause)
+
+
+def failed_after_registering(node: Node, launched_at: float, now: float) -> FailedStart | None:
+    """The node as a failed start, if it is one. ``launched_at`` is when EC2 says that its instance was launched."""
+    if not node.useless or now - launched_at > USELESS_WITHIN_S:
+        return None
+    what = f"Instance {node.instance_id} registered and was of no use: {node.reason}"
+    return FailedStart(node.instance_id, what, useless_since=launched_at)
+
+
+def starts_again(record: StartRecord, registered: bool, worked: Iterable[float]) -> bool:
+    """Whether the failures in a row are over.
+
+    Args:
+        record: the pool's.
+        registered: whether an instance that a launch awaited has registered its node.
+        worked: when the instances were launched whose nodes have run a task.
+    """
+    since = record.useless_since
+    if since is None:
+        return registered
+    # Not those of earlier launches: they were good before this began, and prove nothing.
+    return any(launched_at >= since for launched_at in worked)
 
 
 def with_new_configuration(record: StartRecord, revision: int, now: float) -> StartRecord:

@@ -28,7 +28,7 @@ class PoolCount:
     """How much of a pool there is. Filled in by :func:`take_census` only.
 
     ``instances`` counts against maxima, ``serving_instances`` (up or booting) for the pool's minimum, ``supply_slots``
-    against demand.
+    against demand. ``unproven_instances`` are up and have not run a task yet.
     """
 
     instances: int = 0
@@ -37,6 +37,7 @@ class PoolCount:
     busy_slots: int = 0
     idle_slots: int = 0
     starting_slots: int = 0
+    unproven_instances: int = 0
     supply_slots: int = 0
 
     @property
@@ -81,6 +82,8 @@ class _Census:
         up = node.state is NodeState.UP
         if not up:
             count.leaving_instances += 1
+        elif not node.worked and not node.busy:
+            count.unproven_instances += 1
         for slot in node.slots:
             if slot.state is SlotState.BUSY:
                 count.busy_slots += 1

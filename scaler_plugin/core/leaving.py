@@ -15,12 +15,14 @@ _URGENCY = (NodeState.INTERRUPTED, NodeState.DRAINING)
 class Demand:
     """``state`` is ``DRAINING`` (finish the task, then end) or ``INTERRUPTED`` (EC2 takes the instance soon).
 
-    ``ready`` is false while something must still be done on the node before it ends, although nothing may run on it.
+    ``ready`` is false while something must still be done on the node before it ends, although nothing may run on it. ``unfit``
+    says that the machine can't do its work.
     """
 
     state: NodeState
     reason: str
     ready: bool = True
+    unfit: bool = False
 
 
 def strongest(demands: Iterable[Demand | None]) -> Demand | None:

@@ -107,6 +107,8 @@ class Node:
     reason: str = ""  # why the state is not UP, as a sentence
     version: str = ""
     protected: str = ""  # why it stays although it is idle, as a sentence
+    worked: bool = False  # a task has run on it since its sidecar started
+    unfit: bool = False  # it leaves because it can't do its work: its machine is not fit, or its agent never came up
 
     @property
     def instance_id(self) -> InstanceId:
@@ -119,6 +121,11 @@ class Node:
     @property
     def busy(self) -> bool:
         return any(slot.state is SlotState.BUSY for slot in self.slots)
+
+    @property
+    def useless(self) -> bool:
+        """Whether it leaves without ever having been of use."""
+        return self.unfit and not self.worked
 
     @property
     def leaving(self) -> bool:

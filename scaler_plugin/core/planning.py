@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from scaler_plugin.core.breaker import StartRecord
 from scaler_plugin.core.census import PoolCount, take_census
 from scaler_plugin.core.housekeeping import LISTING_LAG_S
 from scaler_plugin.core.model import PoolName, QueueName
@@ -125,7 +126,7 @@ class _Planner:
         if starts is not None and starts.paused(self._now):
             self._refuse(pool, f"Pool {pool.name} pauses: {starts.in_a_row} instances in a row did not start.")
             return None
-        if starts is not None and starts.on_trial(self._now) and wanted > (room := max(0, 1 - count.booting_instances)):
+        if starts is not None and starts.on_trial(self._now) and wanted > (room := _room_for_a_trial(starts, count)):
             self._refuse(
                 pool, f"Pool {pool.name} tries a single instance, as its last {starts.in_a_row} did not start."
             )
@@ -166,6 +167,12 @@ class _Planner:
         if pool_room <= self._cluster_room:
             return f"Pool {pool.name} is at its max_instances of {pool.max_instances}."
         return f"The cluster is at its max_instances of {self._policy.max_instances}."
+
+
+def _room_for_a_trial(starts: StartRecord, count: PoolCount) -> int:
+    """One at a time; where nodes were useless after they had registered, the one before must have worked first."""
+    unproven = count.unproven_instances if starts.useless_since is not None else 0
+    return max(0, 1 - count.booting_instances - unproven)
 
 
 def _reason(served: Mapping[QueueName, int], number: int, for_minimum: int) -> str:

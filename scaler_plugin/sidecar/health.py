@@ -38,7 +38,7 @@ class Health:
         loop = self._crashes.look(node, now)
         failed_check = self._checks.step(expected.checks)
         reason = find_ailment(self._with_patience(self._host.vitals(), now), expected) or failed_check or loop
-        return Demand(NodeState.DRAINING, f"Unfit: {reason}") if reason else None
+        return Demand(NodeState.DRAINING, f"Unfit: {reason}", unfit=True) if reason else None
 
     def _with_patience(self, vitals: Vitals, now: float) -> Vitals:
         if vitals.docker_fault is None:

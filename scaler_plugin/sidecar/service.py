@@ -87,6 +87,7 @@ class Sidecar:
             self._ending.step()
             return
         self._node = replace(self._node, slots=self._ports.gates.slots(), load=self._load.current())
+        self._node = replace(self._node, worked=self._node.worked or self._node.busy)
         self._follow_demands()
         if self._was_ending:
             self._end_if_unused("It was about to end when its sidecar was started again.")
@@ -107,12 +108,14 @@ class Sidecar:
     def stop(self) -> None:
         """The process is asked to end (SIGTERM): say goodbye. Never raises.
 
-        The node's record stays under its lease unless the node retires: a restarted sidecar takes it up again.
+        The node's record stays under its lease unless the node retires: a restarted sidecar takes it up again. That of a useless
+        node is left to its lease as well: the leader must get to see it, and counts it as a failed start.
         """
         self._leading.stop()
         if self._ending is not None:
             self._unregister_workers()
-            self._registry.leave()
+            if not self._node.useless:
+                self._registry.leave()
 
     @property
     def report(self) -> SidecarReport:
@@ -143,7 +146,7 @@ class Sidecar:
             self._ports.gates.close()
         elif self._node.state is not NodeState.UP:
             self._ports.gates.open()
-        self._node = replace(self._node, state=state, reason=reason)
+        self._node = replace(self._node, state=state, reason=reason, unfit=demand is not None and demand.unfit)
 
     def _refresh_settings(self) -> None:
         now = self._clock.monotonic()
@@ -163,6 +166,8 @@ class Sidecar:
         pool = policy.pool(name) or PoolPolicy(name, queues=(), max_instances=0)
         reason = self._retirement.step(self._node, policy, pool, self._node.protected or None)
         if reason is not None:
+            if not self._node.leaving and self._node.idle_since is None:
+                self._node = replace(self._node, unfit=True)  # its agent never came up, or did not come back
             self._end(reason)
 
     def _end_if_not_needed(self) -> None:

@@ -19,8 +19,10 @@ from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import InstanceId, Load, NodeIdentity, NodeRole
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.service import Leader
+from scaler_plugin.sidecar.checks import CheckRounds
 from scaler_plugin.sidecar.concerns import Concern, Protection
 from scaler_plugin.sidecar.farewell import FarewellTools
+from scaler_plugin.sidecar.health import Health
 from scaler_plugin.sidecar.interruption import POLL_S, Interruptions
 from scaler_plugin.sidecar.leading import Leading
 from scaler_plugin.sidecar.lifetime import Lifetime
@@ -83,6 +85,7 @@ class SimMachine:
         self.fleet = SimFleet(world.fleet, world.network)
         self.metadata = MemoryMetadata(InstanceFacts(identity.instance_id, market=identity.market))
         self.hooks = SimHooks(self.clock)
+        self.checks = SimHooks(self.clock, length_s=0.0, exit_code=world.check_exit_code)
         self.interruptions: Interruptions | None = None
         self._booted_at = self.clock.now()
         self._gates = MemoryGates(self.slots)
@@ -212,7 +215,8 @@ class SimMachine:
         self.interruptions = Interruptions(self.metadata, tools, lambda: settings.policy, self.poke)
         requested = RequestedOfNode(self.identity.instance_id, store, keys, clock, lambda: settings.policy)
         lifetime = Lifetime(self._booted_at, store, keys, registry, clock, lambda: settings.policy)
-        return (self.interruptions, requested, lifetime), (requested,)
+        health = Health(self.host, settings, clock, CheckRounds(self.checks, clock, {}, lambda _why: None))
+        return (self.interruptions, requested, lifetime, health), (requested,)
 
     def _spawn_interruptions(self, process: SimProcess, interruptions: Interruptions) -> None:
         """Metadata says nothing new unless :meth:`announce` is called: until then the service need not look every few seconds."""

@@ -69,6 +69,7 @@ class World:
         self.agent_poll_s = agent_poll_s
         self.lead_step_s = lead_step_s
         self.workload = Durations()
+        self.check_exit_code = 0  # of the pools' own checks, on machines that boot from now on
         self.machines: dict[InstanceId, SimMachine] = {}
         #: Called after every step of the world, with it; raises when something does not hold.
         self.watchers: list[Callable[[World], None]] = []

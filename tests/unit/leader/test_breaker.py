@@ -8,7 +8,7 @@ import pytest
 
 from scaler_plugin.coordination.events import Event, record
 from scaler_plugin.core.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, TRIP_AFTER
-from scaler_plugin.core.model import PoolName, QueueName
+from scaler_plugin.core.model import NodeState, PoolName, QueueName, Slot, SlotState
 from scaler_plugin.core.policy import PoolPolicy
 
 from .cluster import KEYS, POLL_S, Cluster, Died, Seat
@@ -187,3 +187,90 @@ def test_the_pause_of_one_pool_is_none_for_another(cluster: Cluster) -> None:
     fail_in_a_row(cluster, seat)
     cluster.passes(seat, 2 * POLL_S)
     assert [instance.pool for instance in cluster.living] == ["spare"]
+
+
+def useless(cluster: Cluster, seat: Seat, number: int) -> None:
+    """So many instances register, are found unfit and end, one after the other."""
+    for _ in range(number):
+        cluster.passes(seat, 2 * POLL_S)
+        (instance,) = [i for i in cluster.living if i.instance_id not in {n.instance_id for n in cluster.nodes}]
+        registry = cluster.register(instance.instance_id, SlotState.STARTING)
+        cluster.passes(seat, POLL_S)
+        (node,) = [n for n in cluster.nodes if n.instance_id == instance.instance_id]
+        registry.publish(replace(node, state=NodeState.RETIRING, reason="Unfit: The check nfs failed.", unfit=True))
+        cluster.passes(seat, POLL_S)
+        cluster.fleet.guest_shut_down(instance.instance_id)
+        cluster.registries.pop(instance.instance_id).leave()
+        cluster.passes(seat, 12)
+
+
+def test_nodes_that_register_and_are_unfit_before_any_task_ran_pause_the_pool_too(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    useless(cluster, seat, TRIP_AFTER)
+    assert cluster.living == []
+    assert "The check nfs failed" in cluster.problems()[POOL]
+    assert len(cluster.events("pool_paused")) == 1
+    assert "did not start" in cluster.view.queues[0].unserved
+
+
+def test_a_successor_does_not_count_a_useless_node_again(cluster: Cluster) -> None:
+    first, second = cluster.seat(), cluster.seat()
+    cluster.enqueue(1)
+    useless(cluster, first, TRIP_AFTER - 1)
+    cluster.passes(first, POLL_S)
+    (instance,) = cluster.living
+    registry = cluster.register(instance.instance_id)
+    registry.publish(replace(cluster.nodes[0], state=NodeState.RETIRING, reason="Unfit: x", unfit=True))
+    first.lead()
+    first.election.resign()
+    cluster.passes(second, 20)
+    assert len(cluster.events("pool_paused")) == 1
+    assert f"{TRIP_AFTER} instances" in cluster.problems()[POOL]
+
+
+def test_old_nodes_that_work_do_not_prove_that_new_ones_would(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    cluster.passes(seat, POLL_S)
+    (old,) = cluster.living
+    cluster.register(old.instance_id, SlotState.BUSY)
+    cluster.passes(seat, 60)
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 2))
+    useless(cluster, seat, TRIP_AFTER)
+    assert [instance.instance_id for instance in cluster.living] == [old.instance_id]
+    assert POOL in cluster.problems()
+
+
+def test_a_node_of_a_later_launch_that_works_ends_it_and_one_that_only_registers_does_not(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(3)
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 1))
+    useless(cluster, seat, TRIP_AFTER)
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 10))
+    cluster.passes(seat, FIRST_PAUSE_S)
+    (trial,) = cluster.living
+    registry = cluster.register(trial.instance_id)
+    cluster.passes(seat, 60)
+    assert len(cluster.living) == 1, "the next one is launched when this one has worked"
+    registry.publish(replace(cluster.nodes[0], slots=(Slot(0, SlotState.BUSY, cluster.clock.now()),), worked=True))
+    cluster.passes(seat, 2 * POLL_S)
+    assert len(cluster.living) > 1
+    assert len(cluster.events("pool_resumed")) == 1
+
+
+def test_a_machine_that_breaks_after_it_has_idled_for_an_hour_is_no_failed_start(cluster: Cluster) -> None:
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 2, min_instances=1, idle_timeout_s=None))
+    seat = cluster.seat()
+    for _ in range(TRIP_AFTER):
+        cluster.passes(seat, 2 * POLL_S)
+        (instance,) = cluster.living
+        registry = cluster.register(instance.instance_id)
+        cluster.passes(seat, 3600)
+        (node,) = cluster.nodes
+        registry.publish(replace(node, state=NodeState.RETIRING, reason="Unfit: its GPU fell off.", unfit=True))
+        cluster.passes(seat, POLL_S)
+        cluster.fleet.guest_shut_down(instance.instance_id)
+        cluster.registries.pop(instance.instance_id).leave()
+        cluster.passes(seat, 12)
+    assert cluster.events("pool_paused") == []

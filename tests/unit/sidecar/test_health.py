@@ -204,3 +204,42 @@ def test_a_check_that_is_taken_out_of_the_configuration_no_longer_counts(world: 
     world.configure(idle_timeout="never")
     world.run(5)
     assert world.records()[node.id].state is NodeState.UP
+
+
+def test_a_node_that_is_unfit_before_any_task_ran_on_it_says_so_until_its_lease_runs_out(world: NodeWorld) -> None:
+    node = world.worker()
+    node.host.health = FULL
+    world.run(2)
+    assert node.ending
+    node.sidecar.stop()
+    assert world.records()[node.id].useless
+    world.clock.advance(60)
+    world.etcd.tick()
+    assert node.id not in world.records()
+
+
+def test_a_node_that_has_run_a_task_is_not_useless_whatever_becomes_of_it(world: NodeWorld) -> None:
+    node = world.worker()
+    world.run(5)
+    assert node.pull()
+    world.run(5)
+    assert world.records()[node.id].worked
+    node.agents[0].task_ended()
+    node.host.health = FULL
+    world.run(5)
+    assert node.ending
+    assert not world.records()[node.id].useless
+    node.sidecar.stop()
+    assert node.id not in world.records()
+
+
+def test_a_node_whose_agent_never_came_up_is_useless_and_one_that_was_idle_for_long_is_not(world: NodeWorld) -> None:
+    silent, idle = world.worker(), world.worker()
+    silent.agents = []
+    world.run(30)
+    assert not world.records()[silent.id].unfit
+    world.run(3600)
+    assert silent.ending
+    assert idle.ending
+    assert world.records()[silent.id].useless
+    assert not world.records()[idle.id].useless
