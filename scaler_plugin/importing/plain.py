@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaler_plugin.config.duration import Duration
-from scaler_plugin.config.masking import mask_secrets
+from scaler_plugin.config.masking import secret_spans
 
 _LONGEST_NAME = 40
 
@@ -55,11 +55,15 @@ def image_and_arguments(text: str) -> tuple[str, list[str]]:
 
 def without_secrets(text: str) -> tuple[str, list[int]]:
     """The text without the lines in which something looks like a secret, and the numbers of those lines."""
-    kept, dropped = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        if mask_secrets(line) == line:
-            kept.append(line)
-        else:
+    spans = secret_spans(text)
+    kept, dropped, start = [], [], 0
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        stop = start + len(line)
+        # A secret may be several lines long, as a private key is.
+        if any(first < stop and last > start for first, last in spans):
             dropped.append(number)
             kept.append("# A line with a secret stood here.")
+        else:
+            kept.append(line.rstrip("\r\n"))
+        start = stop
     return "\n".join(kept) + "\n", dropped
