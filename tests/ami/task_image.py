@@ -24,15 +24,16 @@ TAG = "1"
 #: The agent's Python in the image; on the node it is in the same place, so what names it is right in both.
 PYTHON = "/opt/scaler-sidecar/venv/bin/python"
 
-#: For a pool's ``extra_clearml_conf``: the agent else has each container fetch libraries for OpenCV from the distribution.
-OFFLINE_CONF = "agent.docker_install_opencv_libs: false\n"
+#: For a pool's ``extra_clearml_conf``, as ami/README.md has it: without it the agent has each container fetch libraries for OpenCV
+#: from the distribution, and look in the package index for a newer agent.
+OFFLINE_CONF = """agent.docker_install_opencv_libs: false
+agent.extra_docker_arguments: ["-e", "PIP_NO_INDEX=1"]
+"""
 
-#: pip, called by the agent to bring itself up to date, finds everything there; tasks run in the agent's own environment.
+#: Tasks run in the agent's own environment.
 ENVIRONMENT = {
     "PATH": f"{PYTHON.rpartition('/')[0]}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
-    "PIP_NO_INDEX": "1",
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": PYTHON,
     "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1",
 }

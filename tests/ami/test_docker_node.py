@@ -119,7 +119,7 @@ def test_a_container_that_outlives_its_killed_agent_keeps_the_node_from_retiring
     machine = node.machine
     node.enqueue(UNTIL_LET_GO)
     (container,) = wait_for("a container of the agent", lambda: containers(node), 120)
-    push_config(node, docker_image, idle_timeout="5s")
+    push_config(node, docker_image, idle_timeout="3s")
     # The agent, and the `docker run` that it started: what is left is docker's and nobody's child.
     client = machine.run("pgrep", "--full", "^docker run").strip()
     agent = machine.property_of("clearml-agent@0.service", "MainPID")
@@ -131,7 +131,7 @@ def test_a_container_that_outlives_its_killed_agent_keeps_the_node_from_retiring
     assert "a task's container runs: the machine stays on" in dead_man
     # Longer than the idle timeout: the node would be off by now if it took itself for idle.
     waited_since = time.monotonic()
-    wait_for("twice the idle timeout has passed", lambda: time.monotonic() - waited_since > 10)
+    wait_for("twice the idle timeout has passed", lambda: time.monotonic() - waited_since > 6)
     assert machine.running
     assert containers(node) == [container]
     machine.run("docker", "exec", container, "touch", "/go")

@@ -57,12 +57,12 @@ def test_both_agents_run_as_units_and_are_known_to_clearml(node: Stage) -> None:
 def test_two_tasks_run_at_once_and_the_node_ends_after_the_last_of_them(node: Stage) -> None:
     tasks = {name: waiting_task(node, name) for name in ("first", "second")}
     wait_for("two workers at work on two tasks", lambda: set(working(node).values()) == set(tasks.values()))
-    node.push_config(slots_per_node=len(SLOTS), idle_timeout="5s")
+    node.push_config(slots_per_node=len(SLOTS), idle_timeout="3s")
     let_go(node, "first")
     wait_for("the first has ended", lambda: node.task_status(tasks["first"]) == "completed")
     # Longer than the idle timeout: one idle slot is no idle node.
     since = time.monotonic()
-    wait_for("twice the idle timeout has passed", lambda: time.monotonic() - since > 10)
+    wait_for("twice the idle timeout has passed", lambda: time.monotonic() - since > 6)
     assert node.machine.running
     assert node.task_status(tasks["second"]) == "in_progress"
     let_go(node, "second")
