@@ -53,8 +53,8 @@ def launch_first(
     raise refusal
 
 
-def launch_probe(config: ScalerConfig, ground: Ground, deployment: Deployment, account: Account) -> InstanceId:
-    """Launch the probe now, as the schedule would. Raises ``ConfigError`` without one, ``CloudError`` for AWS."""
+def probe_template(config: ScalerConfig, deployment: Deployment) -> str:
+    """The id of the probe's launch template. Raises ``ConfigError`` for a cluster without a probe, ``CloudError`` for AWS."""
     if config.zero_mode is not ZeroMode.PROBE:
         raise ConfigError(
             f"Cluster {config.cluster} has zero.mode {config.zero_mode.value}, so it has no probe. Something that leads is up "
@@ -65,6 +65,11 @@ def launch_probe(config: ScalerConfig, ground: Ground, deployment: Deployment, a
         raise CloudRefused(
             f"The stack {stack_name(config)} has no probe yet; call `scaler-sidecar bootstrap apply` first."
         )
+    return template
+
+
+def launch_probe(config: ScalerConfig, ground: Ground, template: str, account: Account) -> InstanceId:
+    """Launch the probe now, as the schedule would. Raises ``CloudError``."""
     parameters = probe_parameters(config, ground, template, f"{config.cluster[:20]}-wake-{secrets.token_hex(6)}")
     answer = account.call("ec2", "run_instances", f"the probe of cluster {config.cluster}", **parameters)
     return InstanceId(answer["Instances"][0]["InstanceId"])

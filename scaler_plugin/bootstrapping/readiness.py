@@ -56,8 +56,8 @@ def compare_with_published(
         )
     if pool is not None and published.config.pool(pool) is None:
         raise ConfigError(
-            f"Nothing was launched, because the instance could not start: the configuration in etcd (revision {published.revision}) "
-            f"has no pool {pool}. Publish {file}: {push}"
+            "Nothing was launched, because the instance could not start: the configuration in etcd "
+            f"(revision {published.revision}) has no pool {pool}. Publish {file}: {push}"
         )
     if dump_json(published.config) == dump_json(config):
         return None

@@ -16,19 +16,22 @@ from scaler_plugin.bootstrapping.ground import Ground, PoolGround
 from scaler_plugin.bootstrapping.images import find_image_id
 from scaler_plugin.bootstrapping.places import Places, find_places
 from scaler_plugin.bootstrapping.quotas import quota_findings
-from scaler_plugin.bootstrapping.requirements import references
+from scaler_plugin.bootstrapping.stored_secrets import look_for_secrets
 from scaler_plugin.bootstrapping.template import probe_pool
 from scaler_plugin.config.pool_schema import PoolConfig, is_image_id
 from scaler_plugin.config.schema import ScalerConfig
-from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.core.model import Market
 from scaler_plugin.core.policy import ZeroMode
-from scaler_plugin.errors import CloudError, CloudRefused, ConfigError
+from scaler_plugin.errors import CloudRefused, ConfigError
 
 
 @dataclass(frozen=True)
 class Survey:
-    """``ground`` is complete only without errors. ``notes`` say what was chosen where the configuration leaves a choice."""
+    """``ground`` is complete only without errors. ``notes`` say what was chosen where the configuration leaves a choice.
+
+    ``missing_secrets`` are among the warnings: a stack can be made before, no instance can start. ``caller`` is the ARN that AWS
+    knows this machine by, ``credentials`` where boto3 found what proves it.
+    """
 
     ground: Ground
     account: str
@@ -36,6 +39,9 @@ class Survey:
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
+    caller: str = ""
+    credentials: str = ""
 
     def refuse_errors(self) -> None:
         """Raise ``CloudRefused`` with every error that was found."""
@@ -65,7 +71,8 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     errors += _probe_errors(config, images, types)
     errors += _key_errors(config, account)
     quota_errors, quota_warnings = quota_findings(config, types, account)
-    warnings += [*quota_warnings, *_secret_warnings(config, account)]
+    secrets = look_for_secrets(config, account)
+    warnings += [*quota_warnings, *secrets.missing, *secrets.unknown, *_probe_warnings(config)]
     errors += quota_errors
     ground = Ground(
         places.vpc,
@@ -75,7 +82,17 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
         },
     )
     notes = tuple(_image_notes(config, images))
-    return Survey(ground, identity["Account"], account.region, tuple(errors), tuple(warnings), notes)
+    return Survey(
+        ground,
+        identity["Account"],
+        account.region,
+        tuple(errors),
+        tuple(warnings),
+        notes,
+        secrets.missing,
+        identity.get("Arn", ""),
+        account.credentials,
+    )
 
 
 def _image_ids(config: ScalerConfig, account: Account) -> tuple[dict[str, str], dict[str, str]]:
@@ -205,38 +222,17 @@ def _pool_warnings(pool: PoolConfig, places: Places) -> Iterator[str]:
         yield f"Pool {pool.name}: its subnets have {free} free addresses, and max_instances is {pool.max_instances}."
 
 
+def _probe_warnings(config: ScalerConfig) -> Iterator[str]:
+    pool = probe_pool(config)
+    if config.zero_mode is ZeroMode.PROBE and pool.first_boot is not None:
+        yield (
+            f"The probe has the stock image of pool {pool.name} and installs everything each time, "
+            f"every {config.zero.probe_every}. Bake an image for that pool, or set zero.mode to standby or keep_one."
+        )
+
+
 def _key_errors(config: ScalerConfig, account: Account) -> Iterator[str]:
     names: Iterable[str] = dict.fromkeys(pool.key_name for pool in config.pools if pool.key_name)
     for name in names:
         if account.found("ec2", "describe_key_pairs", f"key pair {name}", KeyNames=[name]) is None:
             yield f"The key pair {name} does not exist in this region; create it or leave key_name out."
-
-
-def _secret_warnings(config: ScalerConfig, account: Account) -> Iterator[str]:
-    """Whether the secrets exist, without reading one."""
-    for place, ref in references(config).items():
-        try:
-            if ref.source is SecretSource.SSM:
-                wanted = [{"Key": "Name", "Option": "Equals", "Values": [ref.name]}]
-                exists = bool(
-                    account.pages(
-                        "ssm", "describe_parameters", "Parameters", f"parameter {ref.name}", ParameterFilters=wanted
-                    )
-                )
-            else:
-                exists = (
-                    account.found("secretsmanager", "describe_secret", f"secret {ref.name}", SecretId=ref.name)
-                    is not None
-                )
-        except CloudError as error:
-            yield f"{place}: whether {ref} exists is not known: {error}"
-            continue
-        if not exists:
-            yield f"{place}: {ref} does not exist yet; no node can start before. {_how_to_store(ref.source, ref.name)}"
-
-
-def _how_to_store(source: SecretSource, name: str) -> str:
-    # Read from standard input: an argument would stand in the process list and in the shell's history.
-    if source is SecretSource.SSM:
-        return f"Store it: aws ssm put-parameter --type SecureString --name {name} --value file:///dev/stdin"
-    return f"Store it: aws secretsmanager create-secret --name {name} --secret-string file:///dev/stdin"

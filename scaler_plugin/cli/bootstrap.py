@@ -1,9 +1,8 @@
-"""``scaler-sidecar bootstrap``: plan, apply, first, user-data, destroy; and ``scaler-sidecar wake``."""
+"""``scaler-sidecar bootstrap``: plan, apply, user-data, destroy; ``first`` is in :mod:`scaler_plugin.cli.launching`."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,13 +11,15 @@ from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.deployment import Deployment
 from scaler_plugin.bootstrapping.difference import Change, compare, describe
 from scaler_plugin.bootstrapping.node_user_data import user_data_writer
-from scaler_plugin.bootstrapping.requirements import check_requirements
+from scaler_plugin.bootstrapping.spot_role import ensure_spot_role, plan_of_spot_role
 from scaler_plugin.bootstrapping.survey import Survey, survey
 from scaler_plugin.bootstrapping.template import render_template, stack_name
+from scaler_plugin.cli.launching import first
+from scaler_plugin.cli.surveying import FileArgument, PoolOption, chosen_pool, deployment_of, show_survey, start
 from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.core.model import LaunchId, PoolName
+from scaler_plugin.core.model import LaunchId
 from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.errors import ConfigError
 
@@ -34,13 +35,6 @@ app = typer.Typer(
     help="Set an AWS account up for a cluster: one CloudFormation stack, and the first instance.",
 )
 
-FileArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The configuration, usually scaler.yaml.", show_default=False)
-]
-PoolOption = Annotated[
-    str | None, typer.Option("--pool", metavar="NAME", help="The pool. Otherwise the first of the configuration.")
-]
-
 
 @app.command()
 def plan(
@@ -53,7 +47,7 @@ def plan(
 
     Looks at images, instance types, subnets, keys, quotas and secrets first. Exit code 5 if instances could not start.
     """
-    config, account = _start(file)
+    config, account = start(file)
     surveyed = survey(config, account)
     if template:
         import json  # noqa: PLC0415
@@ -61,15 +55,18 @@ def plan(
         surveyed.refuse_errors()
         typer.echo(json.dumps(_template(config, surveyed), indent=2))
         return
-    _show_survey(config, surveyed)
+    show_survey(config, surveyed)
     surveyed.refuse_errors()
-    changes = _changes(config, _deployment(config, account), _template(config, surveyed))
-    if not changes:
+    changes = _changes(config, deployment_of(config, account), _template(config, surveyed))
+    if changes:
+        typer.echo(f"`apply` would change the stack {stack_name(config)}:")
+        for line in describe(changes):
+            typer.echo(line)
+    else:
         typer.echo(f"The stack {stack_name(config)} is as the configuration wants it; nothing to change.")
-        return
-    typer.echo(f"`apply` would change the stack {stack_name(config)}:")
-    for line in describe(changes):
-        typer.echo(line)
+    spot_role = plan_of_spot_role(config, account)
+    if spot_role:
+        typer.echo(f"`apply` would {'also ' if changes else ''}make, once for the account:\n{spot_role}")
 
 
 @app.command()
@@ -80,14 +77,13 @@ def apply(file: FileArgument) -> None:
     (`scaler-sidecar config push`): leaders launch what it says, within what the stack allows.
     """
     from scaler_plugin.bootstrapping.instances import cluster_tags  # noqa: PLC0415
-    from scaler_plugin.bootstrapping.spot_role import ensure_spot_role  # noqa: PLC0415
 
-    config, account = _start(file)
+    config, account = start(file)
     surveyed = survey(config, account)
-    _show_survey(config, surveyed)
+    show_survey(config, surveyed)
     surveyed.refuse_errors()
     wanted = _template(config, surveyed)
-    deployment = _deployment(config, account)
+    deployment = deployment_of(config, account)
     for line in describe(_changes(config, deployment, wanted)):
         typer.echo(line)
     ensure_spot_role(config, account, typer.echo)
@@ -106,21 +102,7 @@ def apply(file: FileArgument) -> None:
         typer.echo(f"Then:  scaler-sidecar bootstrap first {file}")
 
 
-@app.command()
-def first(file: FileArgument, pool: PoolOption = None) -> None:
-    """Launch the first instance: it leads, and launches the others.
-
-    The configuration must have been pushed: the instance reads it at boot.
-    """
-    from scaler_plugin.bootstrapping.images import with_image_ids  # noqa: PLC0415
-    from scaler_plugin.bootstrapping.instances import launch_first  # noqa: PLC0415
-
-    config, account = _start(file)
-    config = with_image_ids(config, account, _deployment(config, account).deployed_template)
-    writer = user_data_writer(config, os.environ)
-    name = _pool(config, pool)
-    instance = launch_first(config, name, lambda launch_id: writer(config, name, launch_id), typer.echo)
-    typer.echo(f"Launched {instance} for pool {name}. Watch it: scaler-sidecar status --watch --config {file}")
+app.command()(first)
 
 
 @app.command("user-data")
@@ -138,7 +120,7 @@ def user_data(
     writer = user_data_writer(config, os.environ)
     if probe and pool:
         raise ConfigError("A probe serves no pool; give --pool or --probe, not both.")
-    text = writer.probe(config) if probe else writer(config, _pool(config, pool), LaunchId("by-hand"))
+    text = writer.probe(config) if probe else writer(config, chosen_pool(config, pool), LaunchId("by-hand"))
     typer.echo(text, nl=False)
 
 
@@ -177,7 +159,7 @@ def destroy(
     address = find_cluster(os.environ, config=config)
     records = NodeRecords(lambda: address.etcd.open(config.aws.region), Keys(address.prefix, config.cluster))
     ending = Ending.ALL if kill_tasks else Ending.IDLE_ONES if terminate else Ending.NOTHING
-    taking_down = TearDown(config.cluster, _deployment(config, account), cluster_fleet(config), records, typer.echo)
+    taking_down = TearDown(config.cluster, deployment_of(config, account), cluster_fleet(config), records, typer.echo)
     try:
         deleted = taking_down.run(ending)
     finally:
@@ -188,48 +170,9 @@ def destroy(
         typer.echo(f"There is no stack {name}.")
 
 
-def wake(file: FileArgument) -> None:
-    """Launch the probe now instead of waiting for the schedule: a cluster at zero then sees its tasks within a boot."""
-    from scaler_plugin.bootstrapping.instances import launch_probe  # noqa: PLC0415
-
-    config, account = _start(file)
-    surveyed = survey(config, account)
-    surveyed.refuse_errors()
-    instance = launch_probe(config, surveyed.ground, _deployment(config, account), account)
-    typer.echo(f"Launched the probe {instance}. It ends by itself as soon as it is not needed.")
-
-
-def _start(file: Path) -> tuple[ScalerConfig, Account]:
-    config = load_file(file)
-    stack_name(config)
-    check_requirements(config)
-    return config, Account(config.aws)
-
-
-def _deployment(config: ScalerConfig, account: Account) -> Deployment:
-    return Deployment(account, stack_name(config), typer.echo)
-
-
 def _template(config: ScalerConfig, surveyed: Survey) -> dict[str, Any]:
     return render_template(config, surveyed.ground, user_data_writer(config, os.environ).probe(config))
 
 
 def _changes(config: ScalerConfig, deployment: Deployment, wanted: dict[str, Any]) -> tuple[Change, ...]:
     return compare(deployment.deployed_template(), wanted)
-
-
-def _show_survey(config: ScalerConfig, surveyed: Survey) -> None:
-    typer.echo(f"Cluster {config.cluster} in account {surveyed.account}, region {surveyed.region}.")
-    for note in surveyed.notes:
-        typer.echo(note)
-    for warning in surveyed.warnings:
-        typer.echo(f"Warning: {warning}")
-
-
-def _pool(config: ScalerConfig, name: str | None) -> PoolName:
-    if name is None:
-        return PoolName(config.pools[0].name)
-    if config.pool(name) is None:
-        names = ", ".join(pool.name for pool in config.pools)
-        raise ConfigError(f"The configuration has no pool {name}; it has {names}.")
-    return PoolName(name)

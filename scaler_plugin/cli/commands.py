@@ -28,7 +28,7 @@ COMMANDS = (
         "Set an AWS account up for a cluster, and start its first instance.",
     ),
     LazyCommand("etcd", "scaler_plugin.cli.etcd:app", "Look after etcd: certificates, health, backups."),
-    LazyCommand("wake", "scaler_plugin.cli.bootstrap:wake", "Launch the probe of a cluster at zero now."),
+    LazyCommand("wake", "scaler_plugin.cli.launching:wake", "Launch the probe of a cluster at zero now."),
     LazyCommand(
         "agent", "scaler_plugin.cli.agent:agent", "Run this node's clearml-agent on one slot.", passthrough=True
     ),

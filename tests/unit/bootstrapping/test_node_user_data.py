@@ -61,6 +61,14 @@ def test_that_of_a_probe(file: Path) -> None:
     assert printed(file, "--probe") == PROBE
 
 
+def test_a_tunnel_and_certificates_of_the_administrators_machine_stay_out(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALER_ETCD", "127.0.0.1:2379")
+    monkeypatch.setenv("SCALER_ETCD_CERT", "/home/me/client.pem")
+    assert printed(file, "--pool", "cpu") == WORKER
+
+
 def test_both_are_far_below_the_limit() -> None:
     assert max(len(WORKER), len(PROBE)) < LIMIT_BYTES / 4
 

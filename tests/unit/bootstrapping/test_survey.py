@@ -119,6 +119,7 @@ class MadeUpAccount(ScriptedAccount):
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> MadeUpAccount:
     monkeypatch.setattr(MadeUpAccount, "region", "eu-central-1")
+    monkeypatch.setattr(MadeUpAccount, "credentials", "environment variables")
     return MadeUpAccount()
 
 
@@ -201,7 +202,12 @@ def test_few_addresses_and_a_missing_secret_are_warnings_and_the_secret_is_not_r
     found = survey(config(), account)
     assert found.errors == ()
     assert any("3 free addresses, and max_instances is 8" in warning for warning in found.warnings)
-    assert any("put-parameter --type SecureString --name /scaler-sidecar/research/etcd" in w for w in found.warnings)
+    (missing,) = found.missing_secrets
+    assert missing in found.warnings
+    assert (
+        "put-parameter --region eu-central-1 --type SecureString --name /scaler-sidecar/research/etcd-password"
+        in missing
+    )
 
 
 def test_every_error_is_told_at_once_and_nothing_was_changed(account: MadeUpAccount) -> None:
