@@ -210,6 +210,15 @@ def test_few_addresses_and_a_missing_secret_are_warnings_and_the_secret_is_not_r
     )
 
 
+def test_a_probe_that_would_install_everything_each_time_is_a_warning(account: MadeUpAccount) -> None:
+    bundle = {"bundle_url": "https://files.example.com/b.tar.gz", "bundle_sha256": "0" * 64}
+    first_boot = CONFIG + f"    first_boot: {bundle}\n"
+    found = survey(parse_yaml(first_boot, "test"), account)
+    assert [w for w in found.warnings if "stock image of pool cpu and installs everything each time, every 5m" in w]
+    without_probe = first_boot.replace("zero: {", "zero: {mode: standby, ")
+    assert not [w for w in survey(parse_yaml(without_probe, "test"), account).warnings if "stock image" in w]
+
+
 def test_every_error_is_told_at_once_and_nothing_was_changed(account: MadeUpAccount) -> None:
     account.amis.clear()
     found = survey(parse_yaml(CONFIG.replace("c6i.2xlarge", "c6i.huge"), "test"), account)
