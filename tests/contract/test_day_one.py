@@ -167,9 +167,9 @@ def test_the_administrator_sees_the_cluster_with_the_same_file(desk: Desk) -> No
 @pytest.mark.parametrize("role", ["worker", "probe"])
 def test_a_node_boots_with_certificates_that_its_role_may_read_in_ssm(desk: Desk, role: str) -> None:
     if role == "worker":
-        desk.run("bootstrap", "first", "scaler.yaml", "--pool", "cpu")
+        desk.run("bootstrap", "first", "scaler.yaml", "--pool", "cpu", "--no-wait")
     else:
-        desk.run("wake", "scaler.yaml")
+        desk.run("wake", "scaler.yaml", "--again", "--no-wait")
     instance, user_data = launched_as(desk, role)
     assert "ssm:/scaler-sidecar/research/etcd-key" in user_data
     assert "PRIVATE KEY" not in user_data

@@ -7,14 +7,16 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 
+from scaler_plugin.bootstrapping.spot_role import SPOT_ROLE
 from scaler_plugin.cli.app import app
 from scaler_plugin.cloud.user_data import parse_user_data
 from scaler_plugin.coordination.etcd_store import open_store
@@ -81,7 +83,10 @@ def account(double: Ec2DoubleProcess, monkeypatch: pytest.MonkeyPatch) -> Iterat
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    client("iam").create_role(RoleName=SPOT_ROLE, AssumeRolePolicyDocument="{}")  # moto gives it another name
     yield
+    with suppress(ClientError):
+        client("iam").delete_role(RoleName=SPOT_ROLE)
     ec2 = client("ec2")
     ids = [i["InstanceId"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
     if ids:
@@ -112,9 +117,13 @@ def instances() -> list[dict[str, Any]]:
 
 
 def test_plan_says_what_would_be_made_and_makes_nothing(file: str) -> None:
+    client("iam").delete_role(RoleName=SPOT_ROLE)
     output = run("bootstrap", "plan", file)
     assert "+ PoolCpu  AWS::EC2::LaunchTemplate" in output
     assert "+ NodeRole  AWS::IAM::Role" in output
+    assert "+ AWSServiceRoleForEC2Spot" in output
+    assert "as arn:aws:" in output
+    assert "(credentials from environment variables)" in output
     assert (
         client("cloudformation").list_stacks()["StackSummaries"] == []
         or not client("ec2").describe_launch_templates()["LaunchTemplates"]
@@ -158,7 +167,7 @@ def test_a_stack_made_without_a_probe_gets_one_when_nothing_is_said_against_it(f
 
 def test_first_launches_by_the_pools_template_with_the_clusters_tags(file: str) -> None:
     run("bootstrap", "apply", file)
-    assert "Launched i-" in run("bootstrap", "first", file, "--pool", "cpu")
+    assert "Launched i-" in run("bootstrap", "first", file, "--pool", "cpu", "--no-wait")
     (instance,) = instances()
     tags = {tag["Key"]: tag["Value"] for tag in instance["Tags"]}
     assert (tags["scaler-sidecar:cluster"], tags["scaler-sidecar:pool"]) == ("research", "cpu")
@@ -171,7 +180,7 @@ def test_first_launches_by_the_pools_template_with_the_clusters_tags(file: str) 
 def test_destroy_refuses_while_nobody_can_say_what_runs_and_ends_it_when_told(file: str) -> None:
     Path(file).write_text(CONFIG.replace("10.0.0.5:2379", f"127.0.0.1:{free_port()}"))
     run("bootstrap", "apply", file)
-    run("bootstrap", "first", file)
+    run("bootstrap", "first", file, "--no-wait")
     [instance] = (one["InstanceId"] for one in instances())
     for options in ((), ("--terminate",)):
         refusal = run("bootstrap", "destroy", file, "--yes", *options, code=5)
@@ -189,7 +198,8 @@ def test_destroy_names_the_tasks_that_run_and_ends_nodes_that_have_none(file: st
     with EtcdProcess() as etcd, closing(open_store([etcd.endpoint])) as store:
         Path(file).write_text(CONFIG.replace("10.0.0.5:2379", etcd.endpoint))
         run("bootstrap", "apply", file)
-        run("bootstrap", "first", file)
+        run("config", "push", file)
+        run("bootstrap", "first", file, "--no-wait")
         [instance] = (one["InstanceId"] for one in instances())
         keys = Keys("scaler-sidecar", "research")
         registry = Registry(store, keys, SystemClock())
@@ -242,7 +252,7 @@ def test_a_probe_launched_by_the_schedule_or_by_wake_is_the_same(file: str) -> N
     call = json.loads(schedule["Target"]["Input"].replace("<aws.scheduler.execution-id>", "d32c5kddcf5bb8c3"))
     for _ in range(2):
         client("ec2").run_instances(**call)
-    assert "Launched the probe i-" in run("wake", file)
+    assert "Launched the probe i-" in run("wake", file, "--again", "--no-wait")
     scheduled, woken = instances()
     for probe in (scheduled, woken):
         tags = {tag["Key"]: tag["Value"] for tag in probe["Tags"] if not tag["Key"].startswith("aws:")}
