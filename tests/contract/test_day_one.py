@@ -193,11 +193,11 @@ def test_a_node_boots_with_certificates_that_its_role_may_read_in_ssm(desk: Desk
 
 
 def launched_as(desk: Desk, role: str) -> tuple[str, str]:
-    """The one instance of this role, and its user-data."""
+    """An instance of this role, and its user-data. The schedule may have launched a probe, too, which is the same."""
     ec2 = desk.client("ec2")
     listed = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
-    is_probe = {i["InstanceId"]: {"Key": "scaler-sidecar:role", "Value": "probe"} in i["Tags"] for i in listed}
-    (instance,) = [name for name, probe in is_probe.items() if probe == (role == "probe")]
+    tag = {"Key": "scaler-sidecar:role", "Value": "probe"}
+    instance = next(i["InstanceId"] for i in listed if (tag in i["Tags"]) == (role == "probe"))
     answer = ec2.describe_instance_attribute(InstanceId=instance, Attribute="userData")
     return instance, base64.b64decode(answer["UserData"]["Value"]).decode()
 
