@@ -103,7 +103,7 @@ def test_an_image_by_name_lives_through_apply_push_and_launch_and_moves_with_the
 
     keep_id_in_parameter(SECOND)
     assert "Unchanged" in run("config", "push", file)
-    run("bootstrap", "first", file, "--pool", "gpu")
+    run("bootstrap", "first", file, "--pool", "gpu", "--no-wait")
     (launched,) = [i for r in client("ec2").describe_instances()["Reservations"] for i in r["Instances"]]
     assert launched["ImageId"] == FIRST
 
