@@ -77,7 +77,12 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
     ground = Ground(
         places.vpc,
         {
-            pool.name: PoolGround(places.subnets_of(pool), *roots[pool.name], ids.get(pool.ami, pool.ami))
+            pool.name: PoolGround(
+                places.subnets_of(pool),
+                *roots[pool.name],
+                ids.get(pool.ami, pool.ami),
+                *_beside_root(images.get(pool.ami, {})),
+            )
             for pool in config.pools
         },
     )
@@ -195,6 +200,13 @@ def _root(image: dict[str, Any]) -> tuple[str, int]:
         m.get("Ebs", {}).get("VolumeSize") for m in image.get("BlockDeviceMappings", []) if m.get("DeviceName") == root
     ]
     return root, sizes[0] if sizes and sizes[0] else 8
+
+
+def _beside_root(image: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The sizes in GiB and the kinds of the image's other EBS volumes."""
+    mappings = image.get("BlockDeviceMappings", [])
+    volumes = [m["Ebs"] for m in mappings if m.get("DeviceName") != image.get("RootDeviceName") and m.get("Ebs")]
+    return tuple(v.get("VolumeSize", 8) for v in volumes), tuple(v.get("VolumeType", "gp2") for v in volumes)
 
 
 def _type_errors(where: str, type_: str, described: dict[str, Any], image: dict[str, Any]) -> Iterator[str]:

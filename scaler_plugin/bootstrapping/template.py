@@ -125,6 +125,7 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
         "pool-templates": templates,
         "pools": [pool.name for pool in config.pools],
         "instance-types": _once(type_ for pool in config.pools for type_ in pool.instance_types),
+        **_volume_bounds(config, ground),
         "subnets": _arns("subnet", pools_subnets),
         "launch-sources": [
             *templates,
@@ -194,6 +195,25 @@ def _volume(volume: VolumeConfig | None, image_gb: int) -> dict[str, Any]:
         ebs |= {"Iops": volume.iops} if volume.iops else {}
         ebs |= {"Throughput": volume.throughput} if volume.throughput else {}
     return ebs
+
+
+def _volume_bounds(config: ScalerConfig, ground: Ground) -> dict[str, Any]:
+    """What is the largest, and of which kinds, among the volumes that pools' own launches make."""
+    made = [_volume(pool.volume, ground.pools[pool.name].root_gb) for pool in config.pools]
+    more, probe = list(ground.pools.values()), ground.pools[probe_pool(config).name]
+    sizes = [volume["VolumeSize"] for volume in made] + [gb for place in more for gb in place.more_gb]
+    types = [volume["VolumeType"] for volume in made] + [type_ for place in more for type_ in place.more_types]
+    # IAM may be told what EC2 gives unasked: 3 operations per GiB and 250 MiB/s (gp2), 3,000 and 125 (gp3).
+    unasked = min(16_000, max(3_000, 3 * max(sizes))) if "gp2" in types else 3_000
+    return {
+        "volume-size": str(max(sizes)),
+        "volume-types": _once(types),
+        "volume-iops": str(max(unasked, *(volume.get("Iops", 0) for volume in made))),
+        "volume-throughput": str(max(250, *(volume.get("Throughput", 0) for volume in made))),
+        # The probe's volume is of the image's own size; the image's other volumes come with it.
+        "probe-volume-size": str(max(probe.root_gb, *probe.more_gb, 0)),
+        "probe-volume-types": _once(["gp3", *probe.more_types]),
+    }
 
 
 def _security_groups(pool: PoolConfig) -> tuple[str, ...]:

@@ -105,6 +105,18 @@ def with_tag(key: str, value: str) -> Callable[[dict[str, Any]], object]:
     return change
 
 
+def volume(device: str = "/dev/sda1", **given: Any) -> Callable[[dict[str, Any]], object]:
+    """Words about a volume, over what the template says about the same device."""
+    if device != "/dev/sda1":
+        given = {"Encrypted": True, **given}
+    return lambda parameters: parameters.update(BlockDeviceMappings=[{"DeviceName": device, "Ebs": given}])
+
+
+def other_launch(action: str) -> list[Check]:
+    """Another call that makes instances, with all that makes RunInstances allowed."""
+    return [Check(action, OTHER_WAYS_TO_LAUNCH[action], launch()[0].context)]
+
+
 def on_instance(action: str, tags: Mapping[str, str], region: str = REGION, account: str = ACCOUNT) -> list[Check]:
     context = {f"aws:ResourceTag/{key}": value for key, value in tags.items()}
     return [Check(action, ec2_arn("instance", "i-0123456789abcdef0", region, account), context)]
@@ -126,6 +138,23 @@ def listing(region: str) -> list[Check]:
     return [Check("ec2:DescribeInstances", "*", {"aws:RequestedRegion": region})]
 
 
+#: Each with what IAM judges it by.
+OTHER_WAYS_TO_LAUNCH = {
+    "ec2:CreateFleet": ec2_arn("fleet", "*"),
+    "ec2:RequestSpotInstances": ec2_arn("spot-instances-request", "*"),
+    "ec2:RequestSpotFleet": ec2_arn("spot-fleet-request", "*"),
+    "ec2:CreateCapacityReservation": ec2_arn("capacity-reservation", "*"),
+    "ec2:AllocateHosts": ec2_arn("dedicated-host", "*"),
+    "ec2:PurchaseReservedInstancesOffering": "*",
+    "autoscaling:CreateAutoScalingGroup": (
+        f"arn:aws:autoscaling:{REGION}:{ACCOUNT}:autoScalingGroup:*:autoScalingGroupName/mine"
+    ),
+}
+CHANGES = (
+    "ec2:ModifyInstanceAttribute", "ec2:ModifyInstanceMetadataOptions", "ec2:AssociateIamInstanceProfile",
+    "ec2:ReplaceIamInstanceProfileAssociation", "ec2:RebootInstances", "ec2:AttachVolume", "ec2:GetPasswordData",
+    "ec2-instance-connect:SendSSHPublicKey", "ssm:SendCommand", "ssm:StartSession",
+)  # fmt: skip
 NODE, PROBE = "NodeRole", "ProbeRole"
 ADMIN_ROLE = f"arn:aws:iam::{ACCOUNT}:role/admin"
 ADMIN_PROFILE = f"arn:aws:iam::{ACCOUNT}:instance-profile/admin"
@@ -145,6 +174,7 @@ def cases() -> list[Case]:
         yes("launch a pool's preferred type", launch()),
         yes("launch its second type in its second subnet", launch(request(number=3))),
         yes("launch another pool by its own template", launch(request("cpu"), template="PoolCpu")),
+        yes("launch with gp3's own speed, said aloud", launch(change=volume(Iops=3000, Throughput=125))),
         yes("terminate an instance of the cluster", on_instance("ec2:TerminateInstances", OWN_TAGS)),
         yes("read the console of an instance of the cluster", on_instance("ec2:GetConsoleOutput", OWN_TAGS)),
         yes("list the instances of its region", listing(REGION)),
@@ -182,6 +212,24 @@ def cases() -> list[Case]:
             "launch with a volume in clear",
             launch(change=spoken(BlockDeviceMappings=[{"DeviceName": "/dev/sda1", "Ebs": {"Encrypted": False}}])),
         ),
+        no("launch with a bigger volume", launch(change=volume(VolumeSize=21))),
+        no("launch with a volume of another kind", launch(change=volume(VolumeType="io2", Iops=3000))),
+        no("launch with a faster volume", launch(change=volume(Iops=3001))),
+        no("launch with a volume of more throughput", launch(change=volume(Throughput=1000))),
+        no(
+            "launch with one more, bigger volume",
+            launch(change=volume("/dev/sdb", VolumeSize=16_000, VolumeType="gp3")),
+        ),
+        no(
+            "launch with a volume of a foreign snapshot",
+            launch(change=volume("/dev/sdb", VolumeSize=8, VolumeType="gp3", SnapshotId="snap-0ffffffffffffffff")),
+        ),
+        no("launch on dedicated hardware", launch(change=spoken(Placement={"Tenancy": "dedicated"}))),
+        no("launch on a dedicated host", launch(change=spoken(Placement={"Tenancy": "host"}))),
+        *(no(f"call {action} for more instances", other_launch(action)) for action in OTHER_WAYS_TO_LAUNCH),
+        *(no(f"call {action} on an instance of the cluster", on_instance(action, OWN_TAGS)) for action in CHANGES),
+        no("make a volume", [Check("ec2:CreateVolume", ec2_arn("volume", "*"), {"ec2:Encrypted": "true"})]),
+        no("make an image of a worker's disk", on_instance("ec2:CreateImage", OWN_TAGS)),
         no("terminate a foreign instance", on_instance("ec2:TerminateInstances", {"Name": "database"})),
         no("terminate an instance of another cluster", on_instance("ec2:TerminateInstances", OTHERS_TAGS)),
         no("terminate an instance without tags", on_instance("ec2:TerminateInstances", {})),
@@ -190,7 +238,6 @@ def cases() -> list[Case]:
         no("read a foreign console", on_instance("ec2:GetConsoleOutput", {})),
         no("stop a foreign instance", on_instance("ec2:StopInstances", {})),
         no("start a foreign instance", on_instance("ec2:StartInstances", OTHERS_TAGS)),
-        no("change an instance's user-data", on_instance("ec2:ModifyInstanceAttribute", OWN_TAGS)),
         no(
             "make a foreign instance the cluster's own by a tag", [tagging("instance", "i-0123456789abcdef0", OWN_TAGS)]
         ),
@@ -212,6 +259,13 @@ def cases() -> list[Case]:
         ),
         no("let the schedule launch a pool's worker", scheduled(_by_pool_template), PROBE),
         no("let the schedule launch a bigger type", scheduled(spoken(InstanceType="p5.48xlarge")), PROBE),
+        no("let the schedule launch a bigger volume", scheduled(volume(VolumeSize=100)), PROBE),
+        no("let the schedule launch a faster volume", scheduled(volume(VolumeType="io2", Iops=64_000)), PROBE),
+        no(
+            "let the schedule launch on dedicated hardware",
+            scheduled(spoken(Placement={"Tenancy": "dedicated"})),
+            PROBE,
+        ),
         no("let the schedule launch without the tag", scheduled(with_tag("scaler-sidecar:cluster", "other")), PROBE),
         no("let the schedule launch elsewhere", scheduled(spoken(SubnetId="subnet-0ffffffffffffffff")), PROBE),
         no("let the schedule terminate", on_instance("ec2:TerminateInstances", OWN_TAGS), PROBE),

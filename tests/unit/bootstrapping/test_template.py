@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from cfnlint.api import lint
 from cfnlint.config import ManualArgs
 
+from scaler_plugin.bootstrapping.ground import Ground
 from scaler_plugin.bootstrapping.template import render_template, template_text
 from scaler_plugin.config.load import load_file, parse_yaml
 from scaler_plugin.config.schema import ScalerConfig
@@ -82,6 +84,40 @@ def test_every_launch_template_wants_tokens_one_hop_encryption_and_ends_on_shutd
 def test_nothing_may_come_in() -> None:
     group = template()["Resources"]["NodeSecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
+
+
+def condition(policy: str, sid: str, of: ScalerConfig, on: Ground) -> dict[str, Any]:
+    document = render_template(of, on, probe_user_data(of))["Resources"][policy]["Properties"]["PolicyDocument"]
+    found: dict[str, Any] = next(s for s in document["Statement"] if s["Sid"] == sid)["Condition"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("volume", "size", "types", "iops", "throughput"),
+    [
+        pytest.param(None, "200", ["gp3"], "3000", "250", id="the other pool's"),
+        pytest.param({"size_gb": 500, "iops": 6000, "throughput": 600}, "500", ["gp3"], "6000", "600", id="a fast gp3"),
+        pytest.param({"size_gb": 2000, "type": "gp2"}, "2000", ["gp3", "gp2"], "6000", "250", id="gp2 by size"),
+        pytest.param({"size_gb": 9, "type": "io2", "iops": 9000}, "200", ["gp3", "io2"], "9000", "250", id="io2"),
+    ],
+)
+def test_launched_volumes_are_bounded_by_the_largest_of_the_pools(
+    volume: dict[str, Any] | None, size: str, types: list[str], iops: str, throughput: str
+) -> None:
+    of = changed(volume=volume)
+    found = condition("LaunchPolicy", "LaunchVolume", of, ground(of))
+    assert found["NumericLessThanEquals"] == {"ec2:VolumeSize": size}
+    assert found["StringEquals"]["ec2:VolumeType"] == types
+    assert found["NumericLessThanEqualsIfExists"] == {"ec2:VolumeIops": iops, "ec2:VolumeThroughput": throughput}
+
+
+def test_the_other_volumes_of_an_image_may_come_with_it() -> None:
+    of, on = config(), ground(config())
+    more = {name: replace(place, more_gb=(300,), more_types=("st1",)) for name, place in on.pools.items()}
+    for policy, sid in (("LaunchPolicy", "LaunchVolume"), ("ProbePolicy", "LaunchProbeVolume")):
+        found = condition(policy, sid, of, Ground(on.vpc, more))
+        assert found["NumericLessThanEquals"] == {"ec2:VolumeSize": "300"}
+        assert found["StringEquals"]["ec2:VolumeType"] == ["gp3", "st1"]
 
 
 def test_without_the_probe_the_stack_has_no_part_of_it() -> None:
