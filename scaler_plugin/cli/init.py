@@ -194,13 +194,15 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _say_what_is_next(file: Path, config: Mapping[str, Any], around: Surroundings) -> None:
-    from scaler_plugin.wizard.first_config import secrets_to_store  # noqa: PLC0415
+    from scaler_plugin.wizard.first_config import etcd_certificates, next_steps, secrets_to_store  # noqa: PLC0415
 
+    certificates = etcd_certificates(around)
+    if certificates:
+        typer.echo("First, unless etcd has its certificates already (docs/etcd.md goes on from there):")
+        typer.echo(f"  {certificates}")
     typer.echo("Secrets to store before the first node starts (each is read from standard input or a file):")
     for line in secrets_to_store(config, around):
         typer.echo(f"  {line}")
     typer.echo("Next:")
-    if around.stack:
-        typer.echo(f"  scaler-sidecar bootstrap plan {file}   # what it would set up in your account")
-        typer.echo(f"  scaler-sidecar bootstrap apply {file}")
-    typer.echo(f"  scaler-sidecar config push {file}")
+    for line in next_steps(str(file), around):
+        typer.echo(f"  {line}")

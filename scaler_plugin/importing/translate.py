@@ -166,7 +166,7 @@ def _git(hyper: Part, places: SecretPlaces) -> dict[str, Any]:
     if password:
         hyper.report.secret(
             hyper.key("git_pass"),
-            f"not copied: pools[].git.password: {places.reference(name)}. Store it: {places.how_to_store(name)}",
+            f"not copied: pools[].git.password: {places.reference(name)}. How to store it is said at the end",
         )
     else:
         hyper.empty("git_pass")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaler_plugin.config.secret_ref import SecretSource
+from scaler_plugin.bootstrapping.stored_secrets import command_to_store
+from scaler_plugin.config.secret_ref import SecretRef, SecretSource
 
 FOLDER = "/etc/scaler"
 
@@ -26,13 +27,11 @@ class SecretPlaces:
     def in_aws(self) -> bool:
         return self.source in (SecretSource.SSM, SecretSource.SECRETS_MANAGER)
 
-    def how_to_store(self, name: str, file: str = "/dev/stdin") -> str:
+    def how_to_store(self, name: str, region: str, file: str = "/dev/stdin") -> str:
         """A command or a sentence; the secret is read from a file or from standard input, never from an argument."""
         where = self._name(name)
-        if self.source is SecretSource.SSM:
-            return f"aws ssm put-parameter --type SecureString --name {where} --value file://{file}"
-        if self.source is SecretSource.SECRETS_MANAGER:
-            return f"aws secretsmanager create-secret --name {where} --secret-string file://{file}"
+        if self.in_aws:
+            return command_to_store(SecretRef(self.source, where), region, file)
         if self.source is SecretSource.FILE:
             return f"put it into {where} of every node, readable for root alone (mode 0600)"
         return f"set {where} in the environment of every node's sidecar"

@@ -53,7 +53,10 @@ def test_without_a_terminal_options_and_defaults_are_enough(tmp_path: Path) -> N
     done = init(tmp_path, *LEAST)
     assert done.returncode == 0, done.stderr
     assert load_file(tmp_path / "scaler.yaml").aws.region == "eu-central-1"
-    assert "aws ssm put-parameter --type SecureString --name /scaler-sidecar/clearml/clearml-secret-key" in done.stdout
+    assert (
+        "aws ssm put-parameter --region eu-central-1 --type SecureString --name /scaler-sidecar/clearml/clearml-secret-key"
+        in done.stdout
+    )
 
 
 def test_a_file_that_exists_is_replaced_only_when_told(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_result_is_a_valid_configuration_that_means_the_same() -> None:
         ("hyper_params.polling_interval_time_min", "write poll_interval: 5m"),
         (
             "hyper_params.git_pass",
-            "aws ssm put-parameter --type SecureString --name /scaler-sidecar/dynamic-aws/git-password",
+            "not copied: pools[].git.password: ssm:/scaler-sidecar/dynamic-aws/git-password",
         ),
         ("hyper_params.shiny_new_setting", "not translated: this key is not known"),
         ("configurations.queues.cpu queue", "names the resource missing"),

@@ -13,7 +13,7 @@ from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.errors import ConfigError
 from scaler_plugin.wizard.checks import Checks, State, Verdict
 from scaler_plugin.wizard.commented import commented_yaml
-from scaler_plugin.wizard.first_config import clearml_hosts, secrets_to_store
+from scaler_plugin.wizard.first_config import clearml_hosts, etcd_certificates, next_steps, secrets_to_store
 from scaler_plugin.wizard.interview import Interview
 from scaler_plugin.wizard.questions import Given, Known, ask_config
 from scaler_plugin.wizard.secret_places import SecretPlaces
@@ -115,8 +115,36 @@ def test_the_api_servers_address_tells_the_others_where_it_can(api: str, web: st
 
 def test_a_command_that_stores_a_secret_never_has_it_as_an_argument() -> None:
     for source in SecretSource:
-        told = SecretPlaces(source, "demo").how_to_store("git-password")
+        told = SecretPlaces(source, "demo").how_to_store("git-password", "eu-central-1")
+        assert "--region eu-central-1" in told or not told.startswith("aws")
         assert "--value file://" in told or "--secret-string file://" in told or not told.startswith("aws")
+
+
+@pytest.mark.parametrize(
+    ("more", "commands"),
+    [
+        (
+            {},
+            ["bootstrap plan", "bootstrap apply", "config push", "bootstrap first", "status --config my.yaml --watch"],
+        ),
+        ({"stack": False}, ["config push", "run --standby --config my.yaml", "status --config my.yaml --watch"]),
+    ],
+)
+def test_what_comes_next_leads_to_a_node_that_is_up(more: dict[str, Any], commands: list[str]) -> None:
+    _, around = asked(Given(**{**vars(LEAST), **more}))
+    steps = next_steps("my.yaml", around)
+    assert len(steps) == len(commands)
+    for step, command in zip(steps, commands, strict=True):
+        assert step.startswith(f"scaler-sidecar {command}")
+    assert ("wake my.yaml" in "".join(steps)) == (around.zero == "probe")
+
+
+def test_the_certificates_of_the_members_that_were_named_come_first() -> None:
+    _, around = asked(Given(**{**vars(LEAST), "etcd": "10.0.0.5:2379, https://etcd.example.com:2379, [fd00::5]:2379"}))
+    assert etcd_certificates(around) == (
+        "scaler-sidecar etcd certs ./etcd-certs --member etcd-1=10.0.0.5 --member etcd-2=etcd.example.com --member etcd-3=fd00::5"
+    )
+    assert etcd_certificates(asked(Given(**{**vars(LEAST), "etcd_login": "password"}))[1]) is None
 
 
 class Desk:
