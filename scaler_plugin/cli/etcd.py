@@ -68,7 +68,7 @@ def certs(
     except ImportError:
         raise HostError(
             "Certificates are made with the package cryptography, which is not installed; install it with"
-            " `pip install 'clearml-scaler-sidecar[certs]'`."
+            " `pip install '.[certs]'` in a checkout."
         ) from None
     from scaler_plugin.etcd_care.member_settings import parse_member, refuse_repeated  # noqa: PLC0415
 

@@ -34,7 +34,7 @@ from scaler_plugin.localcloud.parts import Part, PartKeeper
 from scaler_plugin.localcloud.scratch import make_scratch, remove_scratch
 
 ETCD, EC2, CLEARML = "etcd", "ec2", "clearml"
-EXTRA = "clearml-scaler-sidecar[local]"
+EXTRA = ".[local]"
 #: Keys in one transaction of etcd, which takes 128.
 _KEYS_AT_ONCE = 100
 #: How long an orderly shutdown of a standby sidecar may take.
@@ -197,7 +197,7 @@ class World:
         if missing:
             raise HostError(
                 f"The local cloud needs {' and '.join(missing)}, which this machine does not have; "
-                f"install it with `pip install '{EXTRA}'`."
+                f"install it with `pip install '{EXTRA}'` in a checkout."
             )
         if self.options.clearml_host and not self._caller.get("CLEARML_API_ACCESS_KEY"):
             raise ConfigError(
