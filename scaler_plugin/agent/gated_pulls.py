@@ -3,6 +3,9 @@
 A pull that the gate refuses is answered with ``{}``: that is what the server itself sends for an empty queue
 (``queues.get_next_task``), and what the daemon's loop takes for "no task" in every version.
 
+A pull is also the moment between two tasks at which an agent that should serve other queues by now can be ended: the gate is held,
+so nothing of a task lives on the slot.
+
 The agent asks its queues one after the other, the first again only after all were empty. If the gate is closed for the first and
 open again for the second, a task of lower priority would overtake; so once refused, the rest of that round is refused.
 """
@@ -15,6 +18,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from scaler_plugin.agent.pool_queues import QueuesChanged
 from scaler_plugin.agent.stock_agent import StockAgent
 from scaler_plugin.core.model import QueueName, TaskId
 
@@ -53,13 +57,18 @@ class _Round:
         self._refused_at = self._order.index(queue)
 
 
-def wrap(agent: StockAgent, slot: PullingSlot) -> None:
-    """Put the gate around the agent's pulls and the end of its tasks, in this process, for good."""
-    agent.module.__dict__["get_next_task"] = _gated(agent.module.__dict__["get_next_task"], slot)
+def wrap(agent: StockAgent, slot: PullingSlot, queues_changed: Callable[[], bool]) -> None:
+    """Put the gate around the agent's pulls and the end of its tasks, in this process, for good.
+
+    When ``queues_changed`` says so, the next pull ends the agent by ``QueuesChanged`` instead.
+    """
+    agent.module.__dict__["get_next_task"] = _gated(agent.module.__dict__["get_next_task"], slot, queues_changed)
     agent.worker.run_one_task = _watched(agent.worker.run_one_task, slot)
 
 
-def _gated(get_next_task: Callable[..., Any], slot: PullingSlot) -> Callable[..., Any]:
+def _gated(
+    get_next_task: Callable[..., Any], slot: PullingSlot, queues_changed: Callable[[], bool]
+) -> Callable[..., Any]:
     names: dict[str, QueueName] = {}
     current_round = _Round()
 
@@ -72,6 +81,9 @@ def _gated(get_next_task: Callable[..., Any], slot: PullingSlot) -> Callable[...
         if not slot.try_enter_pull():
             current_round.refused(queue)
             return {}
+        if queues_changed():
+            slot.finish_pull(None)
+            raise QueuesChanged
         task_id: TaskId | None = None
         try:
             response = get_next_task(session, queue, *args, **kwargs)

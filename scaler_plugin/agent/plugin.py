@@ -8,19 +8,25 @@ node drains.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import structlog
+
 from scaler_plugin.agent.agent_slot import AgentSlot
 from scaler_plugin.agent.gated_pulls import wrap
+from scaler_plugin.agent.pool_queues import QueuesChanged, queues_watch
 from scaler_plugin.agent.processes import SLOT_MARKER
 from scaler_plugin.agent.stock_agent import load_stock_agent
 from scaler_plugin.core.model import NodeIdentity
 from scaler_plugin.errors import ConfigError
+
+log = structlog.get_logger(__name__)
 
 _REFUSED = {
     "--detached": "the plugin must stay in the process that the service manager watches; leave --detached out",
@@ -66,13 +72,36 @@ def run_agent(setup: AgentSetup, arguments: Sequence[str]) -> int:
     options = daemon_options(setup, arguments)
     if setup.freeze:
         become_stock_agent(setup, options)
+    before = dict(os.environ)
     slot = AgentSlot(setup.state_dir, setup.slot, setup.worker_id, docker=_in_docker_mode(options))
     os.environ[SLOT_MARKER] = str(slot.directory)  # for every process that the agent starts
     os.environ["CLEARML_WORKER_ID"] = setup.worker_id
     agent = load_stock_agent()
-    wrap(agent, slot)
+    follows = not any(_is_option(argument, "--queue") for argument in arguments)
+    wrap(agent, slot, queues_watch(setup.state_dir, setup.queues) if follows else lambda: False)
     sys.argv = ["clearml-agent", "daemon", *options]
-    return int(agent.main() or 0)
+    try:
+        return int(agent.main() or 0)
+    except QueuesChanged:
+        return start_again(before)
+
+
+def start_again(environment: Mapping[str, str]) -> int:
+    """Replace this process, whose daemon has ended and unregistered, by a new one that reads its pool's queues anew.
+
+    In this process rather than by the service manager: the slot stays idle and does not look as if its agent had died. Returns 0
+    where that can't be, and then the service manager does it all the same.
+    """
+    try:
+        # The daemon's claim to its worker id: a file that would go with the interpreter, and an exec is no end of one.
+        importlib.import_module("clearml_agent.helper.singleton").Singleton.close_pid_file()
+    except Exception as error:  # whatever another version has there instead
+        log.warning("agent_ends_for_new_queues", why=str(error))
+        return 0
+    log.info("agent_starts_again_for_new_queues")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, sys.orig_argv, dict(environment))  # noqa: S606
 
 
 def become_stock_agent(setup: AgentSetup, options: Sequence[str]) -> NoReturn:

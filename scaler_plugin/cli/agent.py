@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from scaler_plugin.agent.plugin import AgentSetup, refuse_options, run_agent
+from scaler_plugin.agent.pool_queues import announced_queues
 from scaler_plugin.node.clearml_conf import use_clearml_conf
 from scaler_plugin.node.setup import read_setup, state_dir
 
@@ -38,7 +39,7 @@ def agent(
         identity=node.identity,
         slot=slot,
         slots=node.slots,
-        queues=node.queues,
+        queues=announced_queues(directory) or node.queues,
         docker_image=node.docker_image,
         cpu_only=node.cpu_only,
         state_dir=directory,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from scaler_plugin.agent.pool_queues import announce_queues, announced_queues
 from scaler_plugin.agent.slot_ender import LocalSlotEnder
 from scaler_plugin.cloud.metadata import ImdsMetadata
 from scaler_plugin.coordination.keys import Keys
@@ -23,6 +24,7 @@ from scaler_plugin.sidecar.concerns import Concern, Protection
 from scaler_plugin.sidecar.farewell import FarewellTools
 from scaler_plugin.sidecar.interruption import Interruptions
 from scaler_plugin.sidecar.lifetime import Lifetime
+from scaler_plugin.sidecar.pool_queues import PoolQueues
 from scaler_plugin.sidecar.requests import RequestedOfNode
 from scaler_plugin.sidecar.sessions import Sessions
 from scaler_plugin.sidecar.settings import FollowedSettings
@@ -65,4 +67,9 @@ def node_reasons(
     requested = RequestedOfNode(identity.instance_id, store, keys, clock, lambda: settings.policy)
     lifetime = Lifetime(set_up_at(directory), store, keys, registry, clock, lambda: settings.policy)
     sessions = Sessions(LocalLogins(), clock, lambda: settings.policy)
-    return NodeReasons((interruptions, requested, lifetime), (requested, sessions), interruptions)
+    queues = PoolQueues(
+        announced_queues(directory) or setup.queues,
+        None if setup.freeze else partial(announce_queues, directory),
+        lambda: settings.policy,
+    )
+    return NodeReasons((interruptions, requested, lifetime, queues), (requested, sessions), interruptions)

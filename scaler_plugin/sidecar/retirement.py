@@ -96,8 +96,8 @@ class Retirement:
         try:
             leader = read_leader(self._ports.store, self._ports.keys)
             view = read_view(self._ports.store, self._ports.keys)
-        except RecordMalformed:  # a newer version's: etcd is there all the same, and nodes must not act as if it were away
-            return None
+        except RecordMalformed:
+            return None  # a newer version's, say. etcd is there all the same: the node must not act as if it were away
         if leader is None or view is None or view.term != leader.term or not view.backlog_known:
             return None
         return view.backlog_of(pool)

@@ -171,6 +171,10 @@ class AgentNode:
         """How many times the agent has gone through its queues and found nothing."""
         return self.log.count("No tasks in Queues")
 
+    def polls_since_restart(self) -> int:
+        """The same since the agent last started itself again."""
+        return self.log.rpartition("agent_starts_again")[2].count("No tasks in Queues")
+
     def end(self) -> None:
         marker = f"SCALER_STATE_DIR={self.state_dir}".encode()
         for process in self.started:

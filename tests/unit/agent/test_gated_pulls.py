@@ -13,6 +13,7 @@ import pytest
 from scaler_plugin.agent import plugin
 from scaler_plugin.agent.gated_pulls import wrap
 from scaler_plugin.agent.plugin import AgentSetup, daemon_options, gpus_of_slot, refuse_options, run_agent
+from scaler_plugin.agent.pool_queues import QueuesChanged
 from scaler_plugin.agent.stock_agent import StockAgent, load_stock_agent
 from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole, PoolName, QueueName, TaskId
 from scaler_plugin.errors import ConfigError, HostError
@@ -37,6 +38,7 @@ class RecordingSlot:
     def __init__(self) -> None:
         self.closed: set[int] = set()  # which attempts find the gate closed
         self.attempts = 0
+        self.queues_changed = False
         self.events: list[tuple[Any, ...]] = []
 
     def try_enter_pull(self) -> bool:
@@ -76,7 +78,7 @@ def agent(slot: RecordingSlot) -> StockAgent:
     module = ModuleType("worker")
     exec(FITTING, module.__dict__)
     agent = StockAgent("0", module, module.Worker, lambda: None)
-    wrap(agent, slot)
+    wrap(agent, slot, lambda: slot.queues_changed)
     return agent
 
 
@@ -119,6 +121,19 @@ def test_a_gate_that_opens_in_the_middle_of_a_round_lets_no_lower_queue_overtake
     assert agent.module.get_next_task(session, queue="a") == {"entry": {"task": "first"}}
     assert agent.module.get_next_task(session, queue="a") == {}
     assert agent.module.get_next_task(session, queue="b") == {"entry": {"task": "second"}}
+
+
+def test_an_agent_whose_queues_have_changed_ends_between_two_tasks_and_asks_for_none(
+    agent: StockAgent, slot: RecordingSlot
+) -> None:
+    slot.queues_changed = True
+    slot.closed = {1}
+    session = FakeSession(a=["t1"])
+    assert agent.module.get_next_task(session, queue="a") == {}, "behind a closed gate something of a task may live"
+    with pytest.raises(QueuesChanged):
+        agent.module.get_next_task(session, queue="a")
+    assert session.waiting == {"a": ["t1"]}
+    assert slot.events == [("pulled", None, None)], "the gate was not given back"
 
 
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> StockAgent:
