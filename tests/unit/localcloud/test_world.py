@@ -29,7 +29,7 @@ def test_missing_packages_are_named_with_the_extra_that_brings_them(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
 
-    with pytest.raises(HostError, match=r"needs moto and flask and etcd.*pip install '\.\[local\]' in a checkout"):
+    with pytest.raises(HostError, match=r"needs moto and flask and etcd.*`pip install '\.\[local\]'` in a checkout"):
         World(WorldOptions(), Interruption()).__enter__()
     assert list(empty.iterdir()) == []
 
