@@ -14,13 +14,13 @@ from typing import Any
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.ground import Ground, PoolGround
 from scaler_plugin.bootstrapping.images import find_image_id
+from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_image, misfit_of_market
 from scaler_plugin.bootstrapping.places import Places, find_places
 from scaler_plugin.bootstrapping.quotas import quota_findings
 from scaler_plugin.bootstrapping.stored_secrets import look_for_secrets
 from scaler_plugin.bootstrapping.template import probe_pool
 from scaler_plugin.config.pool_schema import PoolConfig, is_image_id
 from scaler_plugin.config.schema import ScalerConfig
-from scaler_plugin.core.model import Market
 from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.errors import CloudRefused, ConfigError
 
@@ -136,20 +136,10 @@ def _types(config: ScalerConfig, account: Account) -> dict[str, dict[str, Any]]:
     found = {}
     # One by one: EC2 refuses the whole call for one unknown type, without saying which.
     for type_ in dict.fromkeys(wanted):
-        answer = _found_type(account, type_)
+        answer = find_type(type_, account)
         if answer:
             found[type_] = answer
     return found
-
-
-def _found_type(account: Account, type_: str) -> dict[str, Any] | None:
-    try:
-        answer = account.call("ec2", "describe_instance_types", f"instance type {type_}", InstanceTypes=[type_])
-    except CloudRefused as refused:
-        if refused.code in ("InvalidInstanceType", "InvalidParameterValue"):
-            return None
-        raise
-    return answer["InstanceTypes"][0] if answer["InstanceTypes"] else None
 
 
 def _pool_errors(
@@ -159,14 +149,11 @@ def _pool_errors(
     for type_ in pool.instance_types:
         if type_ not in types:
             yield f"{where}: the instance type {type_} does not exist in this region."
-        elif image is not None:
-            yield from _type_errors(where, type_, types[type_], image)
-        if (
-            type_ in types
-            and pool.market is Market.SPOT
-            and "spot" not in types[type_].get("SupportedUsageClasses", [])
-        ):
-            yield f"{where}: {type_} is not sold as spot; leave it out, or make the pool on-demand."
+            continue
+        if image is not None and (misfit := misfit_of_image(type_, types[type_], image)):
+            yield f"{where}: {misfit}."
+        if misfit := misfit_of_market(type_, types[type_], pool.market):
+            yield f"{where}: {misfit}; leave it out, or make the pool on-demand."
     if not any(places.offered(type_, pool) for type_ in pool.instance_types if type_ in types):
         yield f"{where}: none of its instance types is offered in the zones of its subnets; name other types or subnets."
 
@@ -209,13 +196,6 @@ def _beside_root(image: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...
     return tuple(v.get("VolumeSize", 8) for v in volumes), tuple(v.get("VolumeType", "gp2") for v in volumes)
 
 
-def _type_errors(where: str, type_: str, described: dict[str, Any], image: dict[str, Any]) -> Iterator[str]:
-    supported = described.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
-    architecture = image.get("Architecture", "x86_64")
-    if supported and architecture not in supported:
-        yield f"{where}: {type_} is {' or '.join(supported)}, and the image {image['ImageId']} is {architecture}."
-
-
 def _probe_errors(
     config: ScalerConfig, images: dict[str, dict[str, Any]], types: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
@@ -224,8 +204,8 @@ def _probe_errors(
     type_, image = config.zero.probe_instance_type, images.get(probe_pool(config).ami)
     if type_ not in types:
         yield f"zero.probe_instance_type: the instance type {type_} does not exist in this region."
-    elif image is not None:
-        yield from _type_errors("zero.probe_instance_type", type_, types[type_], image)
+    elif image is not None and (misfit := misfit_of_image(type_, types[type_], image)):
+        yield f"zero.probe_instance_type: {misfit}."
 
 
 def _pool_warnings(pool: PoolConfig, places: Places) -> Iterator[str]:

@@ -15,12 +15,14 @@ from typing import Any
 
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.images import find_image_id
+from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_image, misfit_of_market
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.schema import AwsConfig
-from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable, ConfigError, ScalerError, StoreRefused
+from scaler_plugin.core.model import Market, QueueName
+from scaler_plugin.errors import CloudError, CloudUnavailable, ConfigError, ScalerError, StoreRefused
 
 IMAGE_NAME = "*scaler-sidecar-*"
-_UNKNOWN_TYPE = ("InvalidInstanceType", "InvalidParameterValue")
+_SOLD = {Market.SPOT: "as spot", Market.ON_DEMAND: "on demand"}
 
 
 class State(str, Enum):
@@ -41,6 +43,7 @@ class Checks:
     def __init__(self, etcd_identity: Path | None = None) -> None:
         self._identity = etcd_identity
         self._aws_away = ""
+        self._types: dict[tuple[str, str], dict[str, Any] | None] = {}
 
     def region(self, region: str) -> Verdict:
         def ask(account: Account) -> Verdict:
@@ -64,7 +67,9 @@ class Checks:
         newest = max(found, key=lambda image: str(image.get("CreationDate", "")), default=None)
         return str(newest["ImageId"]) if newest else None
 
-    def image(self, ami: str, region: str) -> Verdict:
+    def image(self, ami: str, region: str, types: Sequence[str] = ()) -> Verdict:
+        """Whether there is such an image, and each of the types runs it."""
+
         def ask(account: Account) -> Verdict:
             try:
                 id_ = find_image_id(ami, account)
@@ -74,6 +79,13 @@ class Checks:
             images = answer["Images"] if answer else []
             if not images:
                 return Verdict(State.WRONG, f"{id_} does not exist in {region}, or is not shared with this account")
+            for type_ in types:
+                described = self._type(type_, region, account)
+                misfit = misfit_of_image(type_, described, images[0]) if described else None
+                if misfit:
+                    return Verdict(
+                        State.WRONG, f"{misfit}; name an image for the type, or begin again with other types"
+                    )
             name = str(images[0].get("Name", ""))
             found = f"{ami} is" if ami == id_ else f"{ami} is {id_},"
             if "scaler-sidecar" not in name:
@@ -89,20 +101,26 @@ class Checks:
         def ask(account: Account) -> Verdict:
             shown = []
             for type_ in types:
-                try:
-                    (described,) = account.call(
-                        "ec2", "describe_instance_types", f"instance type {type_}", InstanceTypes=[type_]
-                    )["InstanceTypes"]
-                except CloudRefused as refused:
-                    if refused.code in _UNKNOWN_TYPE:
-                        return Verdict(State.WRONG, f"the instance type {type_} does not exist in {region}")
-                    raise
-                except ValueError:
+                described = self._type(type_, region, account)
+                if described is None:
                     return Verdict(State.WRONG, f"the instance type {type_} does not exist in {region}")
                 shown.append(
                     f"{type_} has {described.get('VCpuInfo', {}).get('DefaultVCpus', '?')} vCPUs{_gpus(described)}"
                 )
             return Verdict(State.RIGHT, ", ".join(shown))
+
+        return self._aws(region, ask)
+
+    def market(self, market: Market, types: Sequence[str], region: str) -> Verdict:
+        """Whether the types are sold so."""
+
+        def ask(account: Account) -> Verdict:
+            for type_ in types:
+                described = self._type(type_, region, account)
+                misfit = misfit_of_market(type_, described, market) if described else None
+                if misfit:
+                    return Verdict(State.WRONG, misfit)
+            return Verdict(State.RIGHT, f"{', '.join(types)} can be had {_SOLD[market]}")
 
         return self._aws(region, ask)
 
@@ -140,6 +158,24 @@ class Checks:
             )
         return self._keys(api)
 
+    def queues(self, api: str, queues: Sequence[str]) -> Verdict:
+        """Which of them exist. None is wrong: the leader creates what is missing."""
+        from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415
+
+        if not _has_keys():
+            return Verdict(State.UNKNOWN, "this machine has no keys for ClearML in its environment")
+        try:
+            known = ClearmlServer(api_host=api).backlogs([QueueName(queue) for queue in queues])
+        except ScalerError as error:
+            return Verdict(State.UNKNOWN, _short(error))
+        there = [queue for queue in queues if queue in known]
+        missing = [queue for queue in queues if queue not in known]
+        parts = (
+            f"{_listed(there)} {_verb(there, 'exists', 'exist')}" if there else "",
+            f"{_listed(missing)} {_verb(missing, 'does', 'do')} not exist and will be created" if missing else "",
+        )
+        return Verdict(State.RIGHT, "; ".join(part for part in parts if part))
+
     def etcd(self, endpoints: Sequence[str]) -> Verdict:
         shown = ", ".join(endpoints)
         here = all(endpoint.split("://")[-1].startswith(("127.", "localhost", "[::1]")) for endpoint in endpoints)
@@ -171,13 +207,19 @@ class Checks:
     def _keys(self, api: str) -> Verdict:
         from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415
 
-        if not any(name in os.environ for name in ("CLEARML_API_ACCESS_KEY", "CLEARML_CONFIG_FILE")):
+        if not _has_keys():
             return Verdict(State.RIGHT, f"{api} answers; keys were not tried, this machine has none in its environment")
         try:
             ClearmlServer(api_host=api).backlogs([])
         except ScalerError as error:
             return Verdict(State.RIGHT, f"{api} answers, but not to this machine's keys: {_short(error)}")
         return Verdict(State.RIGHT, f"{api} answers, and takes this machine's keys")
+
+    def _type(self, type_: str, region: str, account: Account) -> dict[str, Any] | None:
+        """Asked for once: three questions are about the same types."""
+        if (type_, region) not in self._types:
+            self._types[type_, region] = find_type(type_, account)
+        return self._types[type_, region]
 
     def _aws(self, region: str, ask: Callable[[Account], Verdict]) -> Verdict:
         if self._aws_away:
@@ -191,6 +233,18 @@ class Checks:
             if error.code in ("NoCredentials", "AuthFailure"):
                 self._aws_away = _short(error)
             return Verdict(State.UNKNOWN, _short(error))
+
+
+def _has_keys() -> bool:
+    return any(name in os.environ for name in ("CLEARML_API_ACCESS_KEY", "CLEARML_CONFIG_FILE"))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
+def _verb(names: Sequence[str], one: str, many: str) -> str:
+    return one if len(names) == 1 else many
 
 
 def _gpus(described: Mapping[str, Any]) -> str:

@@ -72,8 +72,13 @@ class Interview:
                     continue
                 self.wrong.append(f"{question.option} {text}: {verdict.text}.")
             elif verdict is not None:
-                self._tell(question, verdict)
+                self._tell(question.option, verdict)
             return value
+
+    def also_check(self, option: str, check: Callable[[], Verdict]) -> None:
+        """Tell what can be said of an answer only after a later one."""
+        if self.checking:
+            self._tell(option, check())
 
     def refuse_wrong(self) -> None:
         """Raise ``ConfigError`` if a check found something wrong that could not be asked again."""
@@ -83,8 +88,8 @@ class Interview:
                 f"Nothing was written, because of what the checks found (--no-checks leaves them out):\n{lines}"
             )
 
-    def _tell(self, question: Question, verdict: Verdict) -> None:
-        name = question.option.lstrip("-")
+    def _tell(self, option: str, verdict: Verdict) -> None:
+        name = option.lstrip("-")
         if verdict.state is State.RIGHT:
             self.say(f"  ✓ {name}: {verdict.text}.")
             return

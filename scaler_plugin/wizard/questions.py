@@ -72,7 +72,7 @@ def ask_config(interview: Interview, given: Given, known: Known, checks: Checks)
     region = _ask_region(interview, given, known, checks)
     pool = _ask_pool(interview, given, region, checks)
     config = {"cluster": cluster, "aws": {"region": region}}
-    around = ask_surroundings(interview, given, known, checks, cluster)
+    around = ask_surroundings(interview, given, known, checks, cluster, pool.queues)
     config["pools"] = [pool_data(pool, around.places)]
     return with_surroundings(config, around), around
 
@@ -84,14 +84,18 @@ def complete_imported(
     region = (config.get("aws") or {}).get("region") or _ask_region(interview, given, known, checks)
     pools = [dict(pool) for pool in config["pools"]]
     if any("ami" not in pool for pool in pools):
-        ami = _ask_image(interview, given, region, checks)
+        types = dict.fromkeys(type_ for pool in pools if "ami" not in pool for type_ in pool["instance_types"])
+        ami = _ask_image(interview, given, region, checks, tuple(types))
         pools = [pool if "ami" in pool else {**pool, "ami": ami} for pool in pools]
-    around = ask_surroundings(interview, given, known, checks, str(config["cluster"]))
+    queues = tuple(dict.fromkeys(queue for pool in pools for queue in pool["queues"]))
+    around = ask_surroundings(interview, given, known, checks, str(config["cluster"]), queues)
     whole = {**config, "aws": {**(config.get("aws") or {}), "region": region}, "pools": pools}
     return with_surroundings(whole, around), around
 
 
-def ask_surroundings(interview: Interview, given: Given, known: Known, checks: Checks, cluster: str) -> Surroundings:
+def ask_surroundings(
+    interview: Interview, given: Given, known: Known, checks: Checks, cluster: str, queues: tuple[str, ...]
+) -> Surroundings:
     endpoints = interview.answer(
         Question(
             "--etcd",
@@ -115,6 +119,7 @@ def ask_surroundings(interview: Interview, given: Given, known: Known, checks: C
         Question("--clearml-api", "ClearML's API server", URL, known.clearml_api or CLEARML_HOSTED, checks.clearml),
         given.clearml_api,
     )
+    interview.also_check("--queues", lambda: checks.queues(api.rstrip("/"), queues))
     zero = interview.answer(
         Question(
             "--zero",
@@ -138,14 +143,14 @@ def _ask_region(interview: Interview, given: Given, known: Known, checks: Checks
     return str(interview.answer(question, given.region))
 
 
-def _ask_image(interview: Interview, given: Given, region: str, checks: Checks) -> str:
+def _ask_image(interview: Interview, given: Given, region: str, checks: Checks, types: tuple[str, ...]) -> str:
     newest = checks.newest_image(region) if interview.checking and given.ami is None else None
     question = Question(
         "--ami",
         "The image that packer.json baked (ami-…, name:…, resolve:ssm:…)",
         _rule(PoolConfig, "ami"),
         newest,
-        lambda ami: checks.image(ami, region),
+        lambda ami: checks.image(ami, region, types),
     )
     return str(interview.answer(question, given.ami))
 
@@ -166,9 +171,16 @@ def _ask_pool(interview: Interview, given: Given, region: str, checks: Checks) -
         given.types,
     )
     market = interview.answer(
-        Question("--market", "spot or on-demand", Choice(Market), Market.ON_DEMAND.value), given.market
+        Question(
+            "--market",
+            "spot or on-demand",
+            Choice(Market),
+            Market.ON_DEMAND.value,
+            lambda market: checks.market(market, types, region),
+        ),
+        given.market,
     )
-    ami = _ask_image(interview, given, region, checks)
+    ami = _ask_image(interview, given, region, checks, tuple(types))
     most = interview.answer(
         Question("--max-instances", "At most so many instances", _rule(PoolConfig, "max_instances"), "4"),
         given.max_instances,

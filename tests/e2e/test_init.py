@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from scaler_plugin.config.load import load_file
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
@@ -100,7 +101,7 @@ def test_what_cannot_be_reached_is_said_and_does_not_stop_it(tmp_path: Path) -> 
         "--clearml-api", "http://127.0.0.1:1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "Not checked: region, types, ami, subnets, etcd, clearml-api." in done.stdout
+    assert "Not checked: region, types, market, ami, subnets, etcd, clearml-api, queues." in done.stdout
     assert "no AWS credentials" in done.stdout
 
 
@@ -136,7 +137,9 @@ def test_servers_that_answer_confirm_each_answer_and_give_the_defaults(tmp_path:
         f"✓ ami: {DEMO_IMAGE_ID} is scaler-sidecar-demo",
         "✓ subnets: the default subnets of",
         "✓ etcd:",
+        "✓ market: g4dn.xlarge, g5.xlarge can be had on demand",
         "takes this machine's keys",
+        "✓ queues: default exists",
     ):
         assert said in done.stdout
     config = load_file(tmp_path / "scaler.yaml")
@@ -153,6 +156,29 @@ def test_wrong_answers_are_found_and_nothing_is_written(tmp_path: Path, cloud: d
     for said in ("ami-0a1b2c3d does not exist", "g99.huge does not exist", "subnet-0a1b2c3d does not exist"):
         assert said in refused.stderr
     assert not (tmp_path / "scaler.yaml").exists()
+
+
+def test_a_type_that_is_not_sold_as_spot_or_does_not_run_the_image_is_found(
+    tmp_path: Path, cloud: dict[str, str]
+) -> None:
+    types = ("--types", "t3.large, mac1.metal")
+    refused = init(tmp_path, "--yes", "--ami", DEMO_IMAGE_ID, *types, "--market", "spot", **cloud)
+    assert refused.returncode == 2
+    assert "--market spot: mac1.metal is not sold as spot" in refused.stderr
+    refused = init(tmp_path, "--yes", "--ami", DEMO_IMAGE_ID, "--types", "t4g.large", **cloud)
+    assert f"t4g.large is arm64, and the image {DEMO_IMAGE_ID} is x86_64" in refused.stderr
+    assert not (tmp_path / "scaler.yaml").exists()
+
+
+def test_queues_that_clearml_has_are_told_from_those_to_come(tmp_path: Path, cloud: dict[str, str]) -> None:
+    requests.post(
+        f"{cloud['CLEARML_API_HOST']}/queues.create",
+        json={"name": "there-already"},
+        auth=(cloud["CLEARML_API_ACCESS_KEY"], cloud["CLEARML_API_SECRET_KEY"]),
+        timeout=10,
+    ).raise_for_status()
+    done = init(tmp_path, "--yes", "--ami", DEMO_IMAGE_ID, "--queues", "there-already, yet-to-come", **cloud)
+    assert "✓ queues: there-already exists; yet-to-come does not exist and will be created." in done.stdout
 
 
 class Terminal:

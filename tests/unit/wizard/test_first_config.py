@@ -170,7 +170,13 @@ class Answering(Checks):
     def newest_image(self, region: str) -> str | None:
         return "ami-0newest"
 
-    def image(self, ami: str, region: str) -> Verdict:
+    def market(self, market: Any, types: Any, region: str) -> Verdict:
+        return Verdict(State.UNKNOWN, "AWS is away")
+
+    def queues(self, api: str, queues: Any) -> Verdict:
+        return Verdict(State.UNKNOWN, "ClearML is away")
+
+    def image(self, ami: str, region: str, types: Any = ()) -> Verdict:
         return Verdict(State.WRONG if ami == "ami-0wrong" else State.RIGHT, "it does not exist")
 
     def instance_types(self, types: Any, region: str) -> Verdict:
@@ -215,7 +221,7 @@ def test_a_wrong_answer_is_asked_again_and_what_could_not_be_checked_is_said_onc
     assert "It must be 1 to 40 of a-z" in said
     assert "That is not right: it does not exist" in said
     assert said.count("AWS is away") == 1
-    assert interview.unchecked == ["region", "types", "subnets"]
+    assert interview.unchecked == ["region", "types", "market", "subnets", "queues"]
 
 
 def test_without_a_terminal_what_a_check_finds_wrong_is_a_mistake() -> None:
