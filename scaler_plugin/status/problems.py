@@ -149,7 +149,8 @@ def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[P
     by_sentence: dict[tuple[str, str], ProblemStatus] = {}
     launched: set[str] = set()
     # An instance that could not start and then did is well, and of one that could not, the last word says most.
-    spoken_for: set[str] = set(records.node_ids)
+    registered_at: dict[str, float] = {node.instance_id: node.registered_at for node in records.nodes}
+    spoken_for: set[str] = set()
     for event in sorted(records.events, key=lambda event: -event.at):
         if now - event.at > FAILURES_SHOWN_FOR_S:
             break
@@ -160,7 +161,7 @@ def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[P
         if event.about in launched or f"pool {event.about}" in reported or event.about in reported:
             continue
         if event.kind == "start_failed":
-            if event.about in spoken_for:
+            if event.about in spoken_for or event.at <= registered_at.get(event.about, 0.0):
                 continue
             spoken_for.add(event.about)
         same = event.kind, event.sentence.replace(event.about, "")

@@ -65,7 +65,9 @@ def test_before_the_first_leader_only_what_starts_such_a_cluster_is_named(
 
 
 def test_a_start_that_failed_and_then_worked_is_over() -> None:
-    assert report(view(), node(1), failed("i-0aa00000000000001", 300)).problems == ()
+    told = failed("i-0aa00000000000001", 300)
+    assert report(view(), node(1, age_s=200), told).problems == ()
+    assert len(report(view(), node(1, age_s=400), told).problems) == 1
 
 
 def test_of_an_instance_that_told_why_and_was_terminated_for_it_the_last_word_stands() -> None:
