@@ -2,8 +2,8 @@
 
 Loading boto3 costs 40 MB, more than a sidecar that does not lead may have to spare: `boot` fetches, the sidecar reads. What was
 fetched lies in ``<state-dir>/etcd`` (mode 0600 in a folder of 0700, in memory, gone with the boot). A changed secret reaches a
-machine with its next boot. Where there is no state directory, as on a person's own machine, or it cannot be used, the file ends with
-the process: a certificate that was renewed counts there at once.
+machine with its next boot. Where there is no state directory, as on a person's own machine, or it cannot be used, the file ends
+with the process: a certificate that was renewed counts there at once.
 """
 
 from __future__ import annotations
