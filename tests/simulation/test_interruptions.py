@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-import structlog
 
 from scaler_plugin.clearml_server.memory_client import Fault
 from scaler_plugin.cloud.metadata import ScheduledEvent
-from scaler_plugin.config.load import parse_yaml
-from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.handbacks import read_handbacks
 from scaler_plugin.coordination.registry import read_nodes
 from scaler_plugin.core.model import NodeState, QueueName, TaskId, TaskStatus
 from scaler_plugin.simulation.machine import SimMachine
-from scaler_plugin.simulation.world import World
+
+from .scene import LiveScene
 
 QUEUE = QueueName("training")
 LONG_S = 1800.0
@@ -41,30 +38,15 @@ pools:
 """
 
 
-class Scene:
+class Scene(LiveScene):
     """A world in which tasks run; ``node`` is the machine with the first one."""
 
     def __init__(self, text: str, tasks: int = 1, seed: int = 1) -> None:
-        self.world = World(parse_yaml(text, "test"), seed, boot_s=30.0, step_s=1.0, node_ttl_s=30, agent_poll_s=5.0)
+        super().__init__(text, seed)
         self.tasks = [self.world.submit(QUEUE, LONG_S) for _ in range(tasks)]
         self.until(lambda: all(self.status(t) is TaskStatus.IN_PROGRESS for t in self.tasks), 300)
         self.world.run_until(self.now + 60)
         self.node = next(machine for machine in self.world.machines.values() if machine.busy)
-
-    @property
-    def now(self) -> float:
-        return self.world.clock.monotonic()
-
-    def until(self, holds: Callable[[], bool], within_s: float) -> float:
-        """Let the world live until it holds, and say how long that took."""
-        began = self.now
-        while not holds():
-            assert self.now - began < within_s, "\n".join(self.world.notes[-40:])
-            self.world.run_until(self.now + 0.25)
-        return self.now - began
-
-    def status(self, task: TaskId) -> TaskStatus:
-        return self.world.server.task(task).status
 
     def state(self, machine: SimMachine) -> NodeState | None:
         nodes = read_nodes(self.world.store.client("test"), self.world.keys)
@@ -72,9 +54,6 @@ class Scene:
 
     def queued_again(self, task: TaskId) -> bool:
         return self.world.server.task(task).requeues == 1
-
-    def kinds(self) -> list[str]:
-        return [event.kind for event in read_events(self.world.store.client("test"), self.world.keys)]
 
     def gate_closed(self) -> bool:
         return all(slot.closer is not None for slot in self.node.slots.slots)
@@ -85,13 +64,6 @@ class Scene:
         self.until(lambda: not self.world.living_instances(), 1800)
         assert not self.world.broken
         assert not read_handbacks(self.world.store.client("test"), self.world.keys)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.reset_defaults()
 
 
 def test_a_spot_notice_closes_the_gate_lets_the_task_save_its_state_and_puts_it_back_before_the_node_ends() -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import pytest
-import structlog
-
-from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.coordination.registry import read_nodes
 from scaler_plugin.coordination.requests import read_all_requests, request, withdraw_drain
 from scaler_plugin.core.model import InstanceId, Node, NodeState, QueueName, TaskStatus
 from scaler_plugin.core.requests import DrainRequest, ProtectRequest
 from scaler_plugin.simulation.world import World
+
+from .scene import LiveScene
 
 QUEUE = QueueName("training")
 
@@ -34,15 +30,7 @@ pools:
 {more}"""
 
 
-class Scene:
-    def __init__(self, text: str) -> None:
-        self.world = World(parse_yaml(text, "test"), 1, boot_s=30.0, step_s=1.0, node_ttl_s=30, agent_poll_s=5.0)
-        self.store = self.world.store.client("test")
-
-    @property
-    def now(self) -> float:
-        return self.world.clock.monotonic()
-
+class Scene(LiveScene):
     @property
     def nodes(self) -> list[Node]:
         return [node for node in read_nodes(self.store, self.world.keys) if node.pool == "gpu"]
@@ -50,23 +38,9 @@ class Scene:
     def up(self) -> list[InstanceId]:
         return [node.instance_id for node in self.nodes if node.state is NodeState.UP]
 
-    def until(self, holds: Callable[[], bool], within_s: float) -> float:
-        began = self.now
-        while not holds():
-            assert self.now - began < within_s, (self.nodes, self.world.notes[-30:])
-            self.world.run_until(self.now + 0.5)
-        return self.now - began
-
     def drain(self, instance_id: InstanceId) -> None:
         asked = DrainRequest(instance_id, self.world.clock.now(), "ann@host")
         request(self.store, self.world.keys, asked)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.reset_defaults()
 
 
 def test_a_drained_node_finishes_its_task_takes_no_other_and_ends_and_its_request_goes_with_it() -> None:

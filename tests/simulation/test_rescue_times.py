@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
-import structlog
 
 from scaler_plugin.clearml_server.memory_client import Fault
-from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.core.model import QueueName, TaskId, TaskStatus
 from scaler_plugin.simulation.machine import SimMachine
-from scaler_plugin.simulation.world import World
+
+from .scene import LiveScene
 
 QUEUE = QueueName("training")
 CONFIG = f"""
@@ -27,35 +24,18 @@ pools:
 """
 
 
-class Scene:
+class Scene(LiveScene):
     def __init__(self, seed: int) -> None:
-        self.world = World(parse_yaml(CONFIG, "test"), seed, boot_s=30.0, step_s=1.0, node_ttl_s=30, agent_poll_s=5.0)
+        super().__init__(CONFIG, seed)
         self.until(lambda: any(m.on and m.agents for m in self.world.machines.values()), 120)
-        self.world.run_until(self.world.clock.monotonic() + 10 + 7 * seed)
+        self.world.run_until(self.now + 10 + 7 * seed)
 
     @property
     def node(self) -> SimMachine:
         return next(machine for machine in self.world.machines.values() if machine.on)
 
-    def until(self, holds: Callable[[], bool], within_s: float) -> float:
-        began = self.world.clock.monotonic()
-        while not holds():
-            assert self.world.clock.monotonic() - began < within_s, "\n".join(self.world.notes[-40:])
-            self.world.run_until(self.world.clock.monotonic() + 0.25)
-        return self.world.clock.monotonic() - began
-
-    def status(self, task: TaskId) -> TaskStatus:
-        return self.world.server.task(task).status
-
     def completed(self, task: TaskId) -> bool:
         return self.status(task) is TaskStatus.COMPLETED
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole, PoolName, QueueName, Slot, SlotState
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
+from scaler_plugin.localcloud.machines.process_tree import MACHINE_MARKER, kill_marked
 from scaler_plugin.node.setup import NodeSetup, write_setup
 
 AGENT_VERSIONS = ("1.9.3", "2.0.7", "3.0.3")
@@ -120,6 +120,7 @@ class AgentNode:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("CLEARML", "TRAINS"))},
             **server.client_environment(),
+            MACHINE_MARKER: str(home),
             "HOME": str(home),
             "TMPDIR": str(home),
             "PYTHONPATH": f"{folder}{os.pathsep}{os.getcwd()}",
@@ -176,16 +177,10 @@ class AgentNode:
         return self.log.rpartition("agent_starts_again")[2].count("No tasks in Queues")
 
     def end(self) -> None:
-        marker = f"SCALER_STATE_DIR={self.state_dir}".encode()
         for process in self.started:
             process.kill()
             process.wait()
-        for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-            try:
-                if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    os.kill(pid, signal.SIGKILL)
-            except OSError:
-                continue
+        kill_marked(str(self._home))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole, PoolNam
 from scaler_plugin.core.ports import TaskServer
 from scaler_plugin.errors import TaskServerUnavailable
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
+from scaler_plugin.localcloud.machines.process_tree import MACHINE_MARKER, kill_marked
 from scaler_plugin.node.setup import NodeSetup, write_setup
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -73,6 +73,7 @@ class StockNode:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("CLEARML", "TRAINS"))},
             **server.client_environment(),
+            MACHINE_MARKER: str(home),
             "HOME": str(home),
             "TMPDIR": str(home),
             "PYTHONPATH": str(folder),
@@ -149,16 +150,10 @@ class StockNode:
 
     def end(self) -> None:
         self.no_faults()
-        marker = f"CLEARML_WORKER_ID={self.worker_id}".encode()
         for agent in self._agents:
             agent.kill()
             agent.wait()
-        for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-            try:
-                if marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    os.kill(pid, signal.SIGKILL)
-            except OSError:
-                continue
+        kill_marked(str(self.home))
 
 
 @pytest.fixture
