@@ -24,7 +24,13 @@ from scaler_plugin.etcd_care.certificates import (
     new_authority,
     read_pair,
 )
-from scaler_plugin.etcd_care.member_settings import SETTINGS_FILE, Member, member_settings
+from scaler_plugin.etcd_care.member_settings import (
+    CLIENT_SETTINGS_FILE,
+    SETTINGS_FILE,
+    Member,
+    client_settings,
+    member_settings,
+)
 
 #: Certificates with less life than this left are renewed, and ``etcd status`` warns about them.
 RENEW_BEFORE = timedelta(days=30)
@@ -102,6 +108,7 @@ def _ensured(folder: Path, wish: Wish, now: datetime) -> Iterator[str]:
         directory = folder / "clients" / user
         why = _issue_into(directory, (("client", ca, (), partial(issue_client, ca, user, ends, now)),), due)
         write_private(directory / f"{CLIENT_AUTHORITY}.pem", ca.certificate_pem(), 0o644)
+        write_private(directory / CLIENT_SETTINGS_FILE, client_settings(members).encode(), 0o644)
         yield f"clients/{user}/: {why}"
 
 

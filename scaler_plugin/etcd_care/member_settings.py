@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from scaler_plugin.errors import ConfigError
 
 SETTINGS_FILE = "etcd.env"
+CLIENT_SETTINGS_FILE = "client.env"
 CLIENT_PORT, PEER_PORT = 2379, 2380
 #: etcd's own default, and plenty: a cluster of 1,000 nodes has a few megabytes.
 QUOTA_BYTES = 2 * 1024**3
@@ -85,6 +86,11 @@ def member_settings(member: Member, members: Sequence[Member]) -> str:
     return "# Settings of an etcd member, made by `scaler-sidecar etcd certs`.\n" + "".join(
         f"ETCD_{name}={value}\n" for name, value in settings.items()
     )
+
+
+def client_settings(members: Sequence[Member]) -> str:
+    """Where the members answer, as the environment of ``scaler-sidecar`` has it."""
+    return f"SCALER_ETCD={','.join(member.client_url.removeprefix('https://') for member in members)}\n"
 
 
 def _is_address(host: str) -> bool:

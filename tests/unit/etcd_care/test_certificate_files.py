@@ -40,8 +40,9 @@ def test_a_folder_for_each_machine_holds_all_it_needs_and_no_authoritys_key(tmp_
     member = {"ca.pem", "peer-ca.pem", "server.pem", "server.key", "peer.pem", "peer.key", "etcd.env"}
     assert {name.rpartition("/")[2] for name in made if name.startswith("members/etcd-2/")} == member
     assert {name for name in made if name.startswith("clients/scaler/")} == {
-        f"clients/scaler/{name}" for name in ("ca.pem", "client.pem", "client.key")
+        f"clients/scaler/{name}" for name in ("ca.pem", "client.pem", "client.key", "client.env")
     }
+    assert (tmp_path / "clients/scaler/client.env").read_text() == "SCALER_ETCD=10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379\n"
     assert {name for name in made if name.endswith("ca.key")} == {"authorities/ca.key", "authorities/peer-ca.key"}
 
 
@@ -89,6 +90,7 @@ def test_a_member_with_another_address_gets_a_new_certificate_and_the_others_kee
     assert changed == {
         "members/etcd-2/server.pem", "members/etcd-2/server.key", "members/etcd-2/peer.pem", "members/etcd-2/peer.key",
         *(f"members/etcd-{number}/etcd.env" for number in (1, 2, 3)),
+        "clients/scaler/client.env",
     }  # fmt: skip
 
 
