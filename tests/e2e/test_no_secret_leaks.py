@@ -1,12 +1,14 @@
 """Secrets stay where they belong: a whole cluster runs on canaries, and everything that others could see is searched for them.
 
 The cluster gets its secrets as a real one does, by reference: ClearML's keys, a git password, etcd's password. AWS credentials
-lie in a file, where on EC2 the metadata service would have them.
+lie in a file, where on EC2 the metadata service would have them. Two tasks sleep; a third one's agent is stopped in the middle of
+its clone, when git has just shown the password to its server.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import secrets
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,6 +40,8 @@ from scaler_plugin.localcloud.interruption import Interruption
 from scaler_plugin.localcloud.machines.process_tree import MACHINE_MARKER
 from scaler_plugin.localcloud.world import World, WorldOptions
 
+from .git_server import GitServer
+
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
@@ -47,7 +52,9 @@ pytestmark = [
 TASKS = 2
 TASK_SECONDS = 40
 TASK_SCRIPT = "sleep.py"  # of the demo's tasks
+CLONED_SCRIPT = "cloned.py"
 PATIENCE_S = 180.0
+TEMPORARY_HOLDERS = re.compile(r"/tmp/(?:\.clearml_agent\.\w+\.cfg|clearml_git_\w+\.sh)$")
 
 
 class DiscreetWorld(World):
@@ -77,8 +84,10 @@ class Stage:
     secrets_folder: Path
     canaries: dict[str, str]
     etcd_root: str
+    git: GitServer
+    cloning_task: str
     look: Callable[[], Scene]
-    console_of: Callable[[str], str]
+    clearml_call: Callable[..., str]
     scene: Scene = field(default_factory=lambda: Scene(0.0))
 
     def until(self, condition: Callable[[Scene], bool]) -> None:
@@ -87,6 +96,10 @@ class Stage:
             assert time.monotonic() < deadline, f"it did not happen: {self.scene}\n{self.consoles()}"
             time.sleep(0.2)
             self.scene = self.look()
+
+    def console_of(self, task: str) -> str:
+        """As ClearML keeps it, for all who may see the task."""
+        return self.clearml_call("events.get_task_log", task=task, batch_size=5000)
 
     def found_in(self, text: str) -> list[str]:
         """Which canaries are in the text."""
@@ -160,22 +173,30 @@ def guard(etcd: EtcdProcess, password: str, root: str) -> None:
         subprocess.run(command, env={**os.environ, "ETCDCTL_API": "3"}, check=True, capture_output=True)
 
 
-def console_reader(user: Mapping[str, str]) -> Callable[[str], str]:
-    """A task's console as ClearML keeps it, for all who may see the task."""
+def clearml_caller(user: Mapping[str, str]) -> Callable[..., str]:
     keys = user["CLEARML_API_ACCESS_KEY"], user["CLEARML_API_SECRET_KEY"]
 
-    def read(task: str) -> str:
-        url = f"{user['CLEARML_API_HOST']}/events.get_task_log"
-        answer = requests.post(url, json={"task": task, "batch_size": 5000}, auth=keys, timeout=10)
+    def call(endpoint: str, **request: object) -> str:
+        answer = requests.post(f"{user['CLEARML_API_HOST']}/{endpoint}", json=request, auth=keys, timeout=10)
         answer.raise_for_status()
         return answer.text
 
-    return read
+    return call
+
+
+def enqueue_clone(call: Callable[..., str], git: GitServer, queue: str) -> str:
+    script = {
+        "repository": git.url, "branch": "main", "version_num": git.commit, "entry_point": CLONED_SCRIPT, "working_dir": ".",
+        "binary": "python3",
+    }  # fmt: skip
+    task = str(json.loads(call("tasks.create", name="a clone", type="training", script=script))["data"]["id"])
+    call("tasks.enqueue", task=task, queue_name=queue)
+    return task
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A cluster in the middle of its work: a standby leads, two workers run a task each."""
+    """A cluster in the middle of its work: a standby leads, two workers run a task each, a third one clones."""
     before, tempdir = dict(os.environ), tempfile.tempdir
     folder = Path(tempfile.mkdtemp(prefix="leak-", dir="/tmp"))
     tempfile.tempdir = str(folder)
@@ -193,7 +214,8 @@ def stage() -> Iterator[Stage]:
     login = {"SCALER_ETCD_USER": "node", "SCALER_ETCD_PASSWORD_FILE": str(folder / "etcd-password")}
     caller = {**os.environ, **login, "TEST_AWS_CREDENTIALS": str(credentials)}
     try:
-        with EtcdProcess(folder / "etcd") as etcd:
+        repository = GitServer(folder / "git", "bot", canaries["git-password"], CLONED_SCRIPT, "print('was cloned')\n")
+        with EtcdProcess(folder / "etcd") as etcd, repository as git:
             guard(etcd, canaries["etcd-password"], etcd_root)
             options = WorldOptions(configuration(folder), boot_delay_s=0.0, etcd=etcd.endpoint.removeprefix("http://"))
             world = DiscreetWorld(options, Interruption(), caller)
@@ -203,11 +225,15 @@ def stage() -> Iterator[Stage]:
                 for name in ("access-key", "secret-key"):
                     write_secret(folder / name, canaries[name])
                 world.start_standby()
+                queues = [queue for pool in world.config.pools for queue in pool.queues]
+                call = clearml_caller(user)
+                cloning = enqueue_clone(call, git, queues[0])
+                assert git.asked.wait(PATIENCE_S), "no agent cloned the repository"
                 tasks = DemoTasks(user)
-                tasks.enqueue(TASKS, [queue for pool in world.config.pools for queue in pool.queues], TASK_SECONDS)
+                tasks.enqueue(TASKS, queues, TASK_SECONDS)
                 store = world.open_store()
                 watcher = Watcher(store, world.keys, world.ec2_client(), tasks.look, time.time(), 0.5)
-                made = Stage(world, folder, canaries, etcd_root, watcher.look, console_reader(user))
+                made = Stage(world, folder, canaries, etcd_root, git, cloning, watcher.look, call)
                 made.until(
                     lambda scene: len(scene.tasks) == TASKS and all(t.status == "in_progress" for t in scene.tasks)
                 )
@@ -225,6 +251,7 @@ def stage() -> Iterator[Stage]:
 def test_no_process_has_a_secret_among_its_arguments(stage: Stage) -> None:
     seen = [" ".join(process.cmdline()) for process in stage.processes()]
     assert any(line.endswith(TASK_SCRIPT) for line in seen), "no task runs, so nothing is proven"
+    assert any("git clone" in line for line in seen), "no repository is being cloned, so nothing is proven"
     assert any(" agent " in line for line in seen)
     assert any(" run" in line or "scaler_plugin.node" in line for line in seen)
     assert [line for line in seen if stage.found_in(line)] == []
@@ -284,16 +311,39 @@ def test_files_with_secrets_are_their_owners_alone_and_none_is_in_reach_of_other
         if found:
             holders[path] = found
     assert any(path.name == "clearml.conf" for path in holders), "no machine has its secrets, so nothing is proven"
+    assert any("clearml_git_" in path.name for path in holders), "no repository is being cloned, so nothing is proven"
     for path, found in holders.items():
         mode = stat.S_IMODE(path.stat().st_mode)
         if path.name == "clearml.conf":
             assert mode == 0o600, f"{path} holds {found} and has mode {mode:o}"
         else:
-            # The agent writes copies of its configuration with mode 0644 into its TMPDIR, which therefore is nobody else's.
-            assert re.search(r"/tmp/\.clearml_agent\.\w+\.cfg$", str(path)), f"{path} holds {found}"
+            # The agent writes copies of its configuration with mode 0644 into its TMPDIR, which therefore is nobody else's; there,
+            # too, lies what git asks for the password while it clones.
+            assert TEMPORARY_HOLDERS.search(str(path)), f"{path} holds {found}"
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700, path.parent
         assert "etcd-password" not in found, path  # read at each start, kept nowhere
         assert not {"aws-key", "aws-secret"} & set(found), path
+
+
+def cloning_task(stage: Stage) -> dict[str, Any]:
+    task: dict[str, Any] = json.loads(stage.clearml_call("tasks.get_by_id", task=stage.cloning_task))["data"]["task"]
+    return task
+
+
+def test_of_a_clone_nothing_stays_that_holds_a_secret(stage: Stage) -> None:
+    stage.git.let_go()
+    stage.until(lambda _: cloning_task(stage)["status"] in DONE)
+    status = cloning_task(stage)["status"]
+    console = stage.console_of(stage.cloning_task)
+    assert (status, "was cloned" in console) == ("completed", True), console
+    assert stage.found_in(console) == []
+    assert stage.found_in(json.dumps(cloning_task(stage))) == []
+    cloned = [path for path in stage.machine_files() if path.name == "config" and path.parent.name == ".git"]
+    assert cloned, "no clone is left, so nothing is proven"
+    holders = [
+        path for path in stage.machine_files() if "git-password" in stage.found_in(path.read_text(errors="replace"))
+    ]
+    assert {path.name for path in holders if not path.name.endswith(".cfg")} == {"clearml.conf"}
 
 
 def test_nothing_that_is_logged_while_or_after_it_works_holds_a_secret(stage: Stage) -> None:
