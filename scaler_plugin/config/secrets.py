@@ -62,7 +62,7 @@ def _read_aws(ref: SecretRef, region: str | None) -> str:
         code = error.response.get("Error", {}).get("Code", "")
         raise CloudRefused(
             f"The secret {ref} cannot be read: AWS answered {code}; check that it exists in this region"
-            " and that this instance's role may read it.",
+            " and that these credentials (on an instance: its role's) may read it.",
             code,
         ) from None
     except BotoCoreError as error:
