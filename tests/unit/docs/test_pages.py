@@ -141,3 +141,13 @@ def test_every_decision_stands_in_the_list_and_every_page_in_the_overview() -> N
     overview = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in sorted(decisions.glob("0*.md")) if f"({page.name})" not in listed] == []
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in overview] == ["README.md"]
+
+
+def test_every_folder_of_the_package_stands_in_the_layout_and_every_example_in_the_overview() -> None:
+    layout = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = [file.parent.name for file in (ROOT / "scaler_plugin").glob("*/__init__.py")]
+    assert [name for name in folders if f"`scaler_plugin/{name}/`" not in layout] == []
+    overview = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    assert [
+        file.name for file in (ROOT / "docs" / "examples").iterdir() if f"(examples/{file.name})" not in overview
+    ] == []
