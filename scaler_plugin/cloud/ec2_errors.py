@@ -35,7 +35,7 @@ _NO_CAPACITY = "EC2 has no more of this type there now. Name more instance types
 _CREDENTIALS = "Check the AWS credentials of this machine (`aws sts get-caller-identity` shows which are used)."
 _RIGHTS = (
     "Allow this action to whoever calls (bootstrap/policies/ has the nodes' policies); after a change of a pool's image, types or "
-    "places call `scaler-sidecar bootstrap apply`."
+    "places call `scaler-sidecar bootstrap apply`, and then push the configuration."
 )
 _QUOTA = "Ask for a higher limit in the Service Quotas console, or lower the pool's max_instances."
 

@@ -72,3 +72,11 @@ def test_every_command_that_is_shown_exists_with_its_options(file: Path) -> None
 
 def test_the_pages_show_commands_at_all() -> None:
     assert sum(len(list(shown_commands(file))) for file in SOURCES) > 100
+
+
+def test_every_make_target_that_a_page_names_exists() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [file for file in SOURCES if file.suffix == ".md"]
+    named = {name for page in pages for name in re.findall(r"(?:`|^)make ([\w-]+)", page.read_text(), re.MULTILINE)}
+    assert named
+    assert sorted(named - set(targets)) == []
