@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from scaler_plugin.config.duration import Duration
-from scaler_plugin.config.rules import FreeText, Text, Timespan, refused
+from scaler_plugin.config.rules import CommandLine, FreeText, Text, Timespan, refused
 from scaler_plugin.config.section import Section
 
 #: A check travels through etcd with the rest of the configuration.
@@ -22,7 +22,7 @@ class CheckConfig(Section):
     name: Annotated[str | None, Text("a short name", r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,39}")] = Field(
         None, description="What `status` calls it; left out, its place in the list.", examples=["nfs"]
     )
-    command: Annotated[str | None, Text("a command line", longest=1000)] = Field(
+    command: Annotated[str | None, CommandLine("a command line", 1000)] = Field(
         None, description="What to run; either this or `script`.", examples=["/opt/checks/nfs.sh --quick"]
     )
     script: Annotated[str | None, FreeText("a shell script", LONGEST_CHECK)] = Field(

@@ -135,6 +135,18 @@ class FreeText(Rule):
 
 
 @dataclass(frozen=True)
+class CommandLine(FreeText):
+    """One line of the user's own; what looks like a secret in it is masked when it is shown, as in a script."""
+
+    kind: ClassVar[str] = "text"
+
+    def accept(self, value: object) -> str:
+        if isinstance(value, str) and len(value.splitlines()) > 1:
+            raise refused(self.words, secret=True)
+        return super().accept(value)
+
+
+@dataclass(frozen=True)
 class Count(Rule):
     """A whole number within bounds."""
 

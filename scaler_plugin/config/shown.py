@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from scaler_plugin.config.masking import mask_secrets
-from scaler_plugin.config.pool_schema import PoolConfig
 from scaler_plugin.config.rules import FreeText
 from scaler_plugin.config.schema import ScalerConfig
-from scaler_plugin.config.section import rule_of
+from scaler_plugin.config.section import Section, rule_of
 
 
 class _Dumper(yaml.SafeDumper):
@@ -37,8 +36,21 @@ def yaml_text(data: Any) -> str:
 
 def shown_yaml(config: ScalerConfig) -> str:
     """What was set, without the defaults."""
-    data: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True)
-    free = [name for name, field in PoolConfig.model_fields.items() if isinstance(rule_of(field), FreeText)]
-    for pool in data["pools"]:
-        pool.update({name: mask_secrets(pool[name]) for name in free if pool.get(name)})
-    return yaml_text(data)
+    return yaml_text(_masked(config, config.model_dump(mode="json", exclude_unset=True)))
+
+
+def _masked(section: Section, data: dict[str, Any]) -> dict[str, Any]:
+    """The section's plain data, and that of the sections within, with free text masked."""
+    masked: dict[str, Any] = {}
+    for name, plain in data.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            masked[name] = _masked(value, plain)
+        elif isinstance(value, tuple):
+            pairs = zip(value, plain, strict=True)
+            masked[name] = [_masked(inner, item) if isinstance(inner, Section) else item for inner, item in pairs]
+        elif value and isinstance(rule_of(type(section).model_fields[name]), FreeText):
+            masked[name] = mask_secrets(plain)
+        else:
+            masked[name] = plain
+    return masked

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,22 @@ def test_secrets_in_scripts_are_shown_masked_but_stored_as_they_are(minimal: dic
     minimal["pools"][0] |= {
         "init_script": "export TOKEN=hunter2",
         "extra_clearml_conf": 'a\nagent.git_pass: "hunter2"\n',
+        "checks": [{"script": "curl -u a:hunter2 https://x\n"}, {"command": "check --password hunter2"}],
     }
     config = parse_json(json.dumps(minimal))
-    assert "hunter2" not in shown_yaml(config)
-    assert dump_json(config).count("hunter2") == 2
+    shown = shown_yaml(config)
+    assert "hunter2" not in shown
+    assert dump_json(config).count("hunter2") == 4
+    with pytest.raises(ConfigError) as refused:
+        parse_yaml(shown)
+    for key in ("init_script", "extra_clearml_conf", "checks[0].script", "checks[1].command"):
+        assert re.search(rf"{re.escape(key)} .*the mark that `config show` prints", str(refused.value)), key
+
+
+def test_a_command_line_is_one_line(minimal: dict[str, Any]) -> None:
+    minimal["pools"][0]["checks"] = [{"command": "a\nb"}]
+    with pytest.raises(ConfigError, match="a command line"):
+        parse_json(json.dumps(minimal))
 
 
 def test_a_loaded_configuration_cannot_be_changed(minimal: dict[str, Any]) -> None:

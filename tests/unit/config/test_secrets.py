@@ -87,3 +87,4 @@ def test_a_secret_that_aws_does_not_give_is_a_sentence_with_its_code(text: str, 
     with pytest.raises(CloudRefused, match=f"^The secret {text} cannot be read: AWS answered {code}; check") as caught:
         resolve(parse_secret_ref(text), region=REGION)
     assert caught.value.code == code
+    assert "these credentials (on an instance: its role's) may read it" in str(caught.value)
