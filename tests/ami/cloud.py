@@ -101,7 +101,7 @@ class Cloud:
         self._settings[f"/etc/systemd/system/{unit}.d/test-{len(self._settings)}.conf"] = text
 
     def cli(self, *arguments: str, code: int = 0) -> str:
-        """``scaler-sidecar`` on the administrator's machine; what it printed."""
+        """``scaler-sidecar`` on the administrator's machine; what it printed, with its errors where it ends with ``code``."""
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **getattr(self, "_environment", {})}
         done = self.call(
             subprocess.run,
@@ -113,7 +113,7 @@ class Cloud:
             cwd=self.folder,
         )
         assert done.returncode == code, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
-        return str(done.stdout)
+        return str(done.stdout + (done.stderr if code else ""))
 
     def store_secrets(self) -> None:
         """What docs/bootstrap.md has the administrator store."""

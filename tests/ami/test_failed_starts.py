@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,24 @@ def test_the_leader_ends_what_does_not_start_and_status_says_why(cloud: Cloud, a
     assert "cannot be read: AWS answered ParameterNotFound" in " ".join(shown.split())
 
 
+def test_the_first_instance_that_does_not_come_up_is_told_by_the_command_that_launched_it(cloud: Cloud) -> None:
+    cloud.setting("scaler-deadman.service", "[Service]\nEnvironment=DEADMAN_GRACE_S=0\n")
+    cloud.setting("scaler-deadman.timer", "[Timer]\nOnBootSec=12\nOnUnitInactiveSec=2\nAccuracySec=1\n")
+    cloud.store_secrets()
+    pool = {**POOL, "init_script": "echo no such disk; exit 7", "startup_timeout": "30s"}
+    config = cloud.write_config([pool], zero={"mode": "standby"})
+    cloud.cli("bootstrap", "apply", config)
+    assert "etcd holds no configuration" in cloud.cli("bootstrap", "first", config, code=2)
+    cloud.cli("config", "push", config)
+    said = " ".join(cloud.cli("bootstrap", "first", config, code=1).split())
+    (first,) = cloud.instances()
+    assert f"{first} told: The pool's init_script failed with exit code 7" in said
+    assert "ended without becoming a node. It said: The pool's init_script failed with exit code 7" in said
+    (problem,) = [problem for problem in cloud.status()["problems"] if problem["about"] == first]
+    assert "could not be set up: The pool's init_script failed with exit code 7" in problem["what"]
+    assert "no such disk" in problem["detail"]
+
+
 @pytest.mark.parametrize("case", ["wrong user-data", "unknown pool", "missing secret", "etcd unreachable"])
 def test_without_a_leader_the_machine_says_why_and_powers_itself_off(
     image: Path, tmp_path: Path, artifacts: Path, case: str
@@ -112,6 +131,10 @@ def test_without_a_leader_the_machine_says_why_and_powers_itself_off(
         assert stage.machine.wait_ended(180) == 0
         assert sentence in stage.machine.console
         assert "nothing works here: powering off" in stage.machine.console
+        told = json.loads(stage.sidecar_command("status", "--json"))["problems"]
+        by_itself = [problem["what"] for problem in told if problem["about"] == stage.instance_id]
+        if case in ("unknown pool", "missing secret"):  # those that reach the cluster's etcd
+            assert [sentence in what for what in by_itself] == [True], told
         stage.machine_is_off()
         wait_for("the instance is terminated", lambda: stage.instance_state() == "terminated")
     finally:
