@@ -78,6 +78,7 @@ class Stage:
         self._cleanup.callback(self._metadata_host.remove)
         self.network.reach_metadata_of(self._metadata_host)
         self.etcd: EtcdProcess = self.network.call(EtcdProcess)
+        self._cleanup.callback(self.etcd.remove)
         self.clearml = ClearmlApiProcess(self.folder / "clearml", host=MACHINE_ADDRESS)
         self.ec2 = Ec2DoubleProcess(self.folder / "ec2", boot_after_s=0.1, end_after_s=0.5)
         for part in (self.etcd, self.clearml, self.ec2):
