@@ -148,6 +148,15 @@ def test_servers_that_answer_confirm_each_answer_and_give_the_defaults(tmp_path:
     assert cloud["CLEARML_API_SECRET_KEY"] not in (tmp_path / "scaler.yaml").read_text() + done.stdout
 
 
+def test_an_image_by_name_is_confirmed_with_its_id_and_stays_a_name(tmp_path: Path, cloud: dict[str, str]) -> None:
+    done = init(tmp_path, "--yes", "--ami", "name:scaler-sidecar-*", **cloud)
+    assert f"✓ ami: name:scaler-sidecar-* is {DEMO_IMAGE_ID}, scaler-sidecar-demo" in done.stdout, done.stderr
+    assert load_file(tmp_path / "scaler.yaml").pools[0].ami == "name:scaler-sidecar-*"
+    refused = init(tmp_path, "--yes", "--ami", "name:unheard-of", "--force", **cloud)
+    assert refused.returncode == 2
+    assert "this account has no available image of such a name" in refused.stderr
+
+
 def test_wrong_answers_are_found_and_nothing_is_written(tmp_path: Path, cloud: dict[str, str]) -> None:
     refused = init(
         tmp_path, "--yes", "--ami", "ami-0a1b2c3d", "--types", "g99.huge", "--subnets", "subnet-0a1b2c3d", **cloud
