@@ -9,6 +9,9 @@ from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.core.model import Market
 from scaler_plugin.errors import CloudRefused
 
+#: What `packer.json` says of an image. Tags are seen by the account that set them.
+IMAGE_VARIANT_TAG = "scaler-sidecar:variant"
+
 
 def find_type(type_: str, account: Account) -> dict[str, Any] | None:
     """What EC2 says about the type; ``None`` if the region has none of that name. Raises ``CloudError``."""
@@ -28,6 +31,14 @@ def misfit_of_image(type_: str, described: Mapping[str, Any], image: Mapping[str
     if not supported or architecture in supported:
         return None
     return f"{type_} is {' or '.join(supported)}, and the image {image['ImageId']} is {architecture}"
+
+
+def misfit_of_driver(type_: str, described: Mapping[str, Any], image: Mapping[str, Any]) -> str | None:
+    """Why the image can't serve the type's GPUs, without a full stop. Only images that carry `packer.json`'s tags are known so."""
+    gpus = [gpu for gpu in described.get("GpuInfo", {}).get("Gpus", []) if gpu.get("Manufacturer") == "NVIDIA"]
+    if not gpus or {"Key": IMAGE_VARIANT_TAG, "Value": "cpu"} not in image.get("Tags", []):
+        return None
+    return f"{type_} has GPUs, and the image {image['ImageId']} was baked without their driver: its nodes would be unfit for tasks"
 
 
 def misfit_of_market(type_: str, described: Mapping[str, Any], market: Market) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.ground import Ground, PoolGround
 from scaler_plugin.bootstrapping.images import find_image_id
-from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_image, misfit_of_market
+from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_driver, misfit_of_image, misfit_of_market
 from scaler_plugin.bootstrapping.places import Places, find_places
 from scaler_plugin.bootstrapping.quotas import quota_findings
 from scaler_plugin.bootstrapping.stored_secrets import look_for_secrets
@@ -152,6 +152,8 @@ def _pool_errors(
             continue
         if image is not None and (misfit := misfit_of_image(type_, types[type_], image)):
             yield f"{where}: {misfit}."
+        if image is not None and not pool.cpu_only and (misfit := misfit_of_driver(type_, types[type_], image)):
+            yield f"{where}: {misfit}. Bake one with -var-file=ami/vars/gpu.json, or set cpu_only: true."
         if misfit := misfit_of_market(type_, types[type_], pool.market):
             yield f"{where}: {misfit}; leave it out, or make the pool on-demand."
     if not any(places.offered(type_, pool) for type_ in pool.instance_types if type_ in types):

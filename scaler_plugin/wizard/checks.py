@@ -15,7 +15,7 @@ from typing import Any
 
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.images import find_image_id
-from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_image, misfit_of_market
+from scaler_plugin.bootstrapping.instance_types import find_type, misfit_of_driver, misfit_of_image, misfit_of_market
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.schema import AwsConfig
 from scaler_plugin.core.model import Market, QueueName
@@ -81,7 +81,9 @@ class Checks:
                 return Verdict(State.WRONG, f"{id_} does not exist in {region}, or is not shared with this account")
             for type_ in types:
                 described = self._type(type_, region, account)
-                misfit = misfit_of_image(type_, described, images[0]) if described else None
+                if not described:
+                    continue
+                misfit = misfit_of_image(type_, described, images[0]) or misfit_of_driver(type_, described, images[0])
                 if misfit:
                     return Verdict(
                         State.WRONG, f"{misfit}; name an image for the type, or begin again with other types"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 import requests
 
@@ -155,6 +156,21 @@ def test_an_image_by_name_is_confirmed_with_its_id_and_stays_a_name(tmp_path: Pa
     refused = init(tmp_path, "--yes", "--ami", "name:unheard-of", "--force", **cloud)
     assert refused.returncode == 2
     assert "this account has no available image of such a name" in refused.stderr
+
+
+def test_an_image_without_the_driver_of_the_types_gpus_is_refused(tmp_path: Path, cloud: dict[str, str]) -> None:
+    ec2 = boto3.client(
+        "ec2", endpoint_url=cloud["AWS_ENDPOINT_URL_EC2"], region_name=cloud["AWS_DEFAULT_REGION"],
+        aws_access_key_id="local", aws_secret_access_key="local",
+    )  # fmt: skip
+    variant = [{"Key": "scaler-sidecar:variant", "Value": "cpu"}]
+    ec2.create_tags(Resources=[DEMO_IMAGE_ID], Tags=variant)
+    try:
+        refused = init(tmp_path, "--yes", "--ami", DEMO_IMAGE_ID, "--types", "g4dn.xlarge", **cloud)
+    finally:
+        ec2.delete_tags(Resources=[DEMO_IMAGE_ID], Tags=variant)
+    assert refused.returncode == 2
+    assert "g4dn.xlarge has GPUs, and the image" in refused.stderr
 
 
 def test_wrong_answers_are_found_and_nothing_is_written(tmp_path: Path, cloud: dict[str, str]) -> None:

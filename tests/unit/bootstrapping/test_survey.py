@@ -24,6 +24,7 @@ class MadeUpAccount(ScriptedAccount):
     def __init__(self) -> None:
         super().__init__()
         self.architecture = "x86_64"
+        self.variant = "gpu"
         self.amis = set(AMIS)
         self.vpcs = dict.fromkeys(SUBNETS, "vpc-1")
         self.free = 200
@@ -58,6 +59,7 @@ class MadeUpAccount(ScriptedAccount):
                     "ImageId": ImageIds[0],
                     "Name": f"name-of-{ImageIds[0]}",
                     "State": "available",
+                    "Tags": [{"Key": "scaler-sidecar:variant", "Value": self.variant}],
                     "Architecture": self.architecture,
                     "RootDeviceName": "/dev/sda1",
                     "RootDeviceType": "ebs",
@@ -74,6 +76,7 @@ class MadeUpAccount(ScriptedAccount):
             "InstanceTypes": [
                 {
                     "VCpuInfo": {"DefaultVCpus": self.types[type_]},
+                    **({"GpuInfo": {"Gpus": [{"Manufacturer": "NVIDIA"}]}} if type_.startswith("g") else {}),
                     "ProcessorInfo": {"SupportedArchitectures": ["x86_64"]},
                     "SupportedUsageClasses": ["on-demand", *(["spot"] if self.spot else [])],
                 }
@@ -161,6 +164,16 @@ def test_an_image_of_another_architecture(account: MadeUpAccount) -> None:
     account.architecture = "arm64"
     assert "c6i.2xlarge is x86_64" in errors(account)
     assert "zero.probe_instance_type: t3.micro is x86_64" in errors(account)
+
+
+def test_an_image_that_was_baked_without_the_driver_of_the_types_gpus(account: MadeUpAccount) -> None:
+    account.variant = "cpu"
+    found = errors(account)
+    assert (
+        "Pool gpu-spot: g5.xlarge has GPUs, and the image ami-0a1b2c3d4e5f67890 was baked without their driver" in found
+    )
+    assert "Pool cpu:" not in found
+    assert errors(account, changed(instance_types=["g5.xlarge"], cpu_only=True)).count("g5.xlarge has GPUs") == 1
 
 
 def test_a_volume_that_is_another_device_or_too_small(account: MadeUpAccount) -> None:
