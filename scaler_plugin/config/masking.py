@@ -26,14 +26,16 @@ _VALUE = re.compile(
     | (?P<quote>\\?["'])(?P<quoted>(?:(?!(?P=quote))(?:{_COMMAND}|\\[^\n]|[^\\\n]))*)(?P=quote)
     # YAML's block: the lines below that are indented.
     | [|>][-+]?[ \t]*\n(?P<indent>[ \t]+)(?P<block>[^\n]+(?:\n(?P=indent)[^\n]+)*)
-    | (?P<word>(?:{_COMMAND}|\$\{{[^}}\n]*\}}|(?!{_END})[^\s])+)
+    | (?P<word>(?:{_COMMAND}|\$\{{[^}}\n]*\}}|\\[ \t]|(?!{_END})[^\s])+)
     """
 )
 #: The rest of a line: the value, unquoted, of YAML and HOCON.
 _REST = re.compile(rf"(?:{_COMMAND}|\$\{{[^}}\n]*\}}|(?!{_END}|[ \t]+(?:\#|//))[^\n])+")
 
-# After a colon it is a part of an ARN (`…:secret:…`) and no name.
-_NAMED = re.compile(r"""(?<![\w.-])(?<![\w}*]:)(?P<name>[\w.-]+)\\?["']?[ \t]*(?:[:+]=|=>|==?|:)(?P<blanks>[ \t]*)""")
+# After a colon it is a part of an ARN (`…:secret:…`), after // a URL's user, and no name.
+_NAMED = re.compile(
+    r"""(?<![\w.-])(?<![\w}*]:)(?<!://)(?P<name>[\w.-]+)\\?["']?[ \t]*(?:[:+]=|=>|==?|:)(?P<blanks>[ \t]*)"""
+)
 _OPTION = re.compile(r"""(?<![\w-])--?(?P<name>[A-Za-z][\w-]*)(?:[ \t]|\\\n)+(?!-)""")
 _SET = re.compile(r"""\b(?:ENV|setenv|config(?:ure)?[ \t]+set)[ \t]+(?P<name>[\w.:/@-]+)[ \t]+""")
 
@@ -62,15 +64,16 @@ _COMMANDS = tuple(
         # With a blank after it, -p asks for the password.
         rf"\b(?:mysql|mariadb)\w*\b{_ARGUMENTS}[ \t]-p{_WORD}",
         rf"\bredis-cli\b{_ARGUMENTS}[ \t]-a[ \t]+{_WORD}",
-        rf"\bwandb[ \t]+login\b(?:[ \t]+--\S+)*[ \t]+(?!-){_WORD}",
+        rf"\buser(?:add|mod)\b{_ARGUMENTS}[ \t]-p[ \t]*{_WORD}",
+        rf"\b(?:wandb|vault)[ \t]+login\b(?:[ \t]+--\S+)*[ \t]+(?!-){_WORD}",
         rf"\b(?:echo|printf)[ \t]+(?:-\w+[ \t]+)*{_WORD}[ \t]*\|[^\n|;]*(?:--password-stdin|--stdin|\bsudo[ \t]+-S|\bchpasswd)",
         rf"\bmachine[ \t]+\S+\s+login[ \t]+\S+\s+password[ \t]+{_WORD}",
     )
 )
 
-_REFERENCE = re.compile(rf"{_COMMAND}|\$\{{\??[A-Za-z_][\w.]*\}}|\$(?:[A-Z_][A-Z0-9_]+|[0-9@*])(?![\w])", re.DOTALL)
-# Where a secret is kept, as scaler.yaml says it.
-_KEPT_ELSEWHERE = re.compile(r"(?:ssm:/|secretsmanager:|file:/|env:)[\w/.:@+=-]*\Z")
+_REFERENCE = re.compile(rf"{_COMMAND}|\$\{{\??[A-Za-z_][\w.]*\}}|\$(?:[A-Z_][A-Z0-9_]*|[0-9@*])(?![\w])", re.DOTALL)
+# Where a secret is kept, as scaler.yaml and `docker build --secret` say it.
+_KEPT_ELSEWHERE = re.compile(r"(?:ssm:/|secretsmanager:|file:/|env:|id=|type=)[\w/.:@+=,-]*\Z")
 _NO_SECRET = re.compile(r"(?i)(?:true|false|yes|no|on|off|null|none|nil|[\[{(]+|<[\w -]+>)\Z")
 
 
