@@ -6,7 +6,7 @@ from scaler_plugin.config.pool_schema import PoolConfig
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.health import HealthCheck, HealthPolicy
 from scaler_plugin.core.model import PoolName, QueueName
-from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy
+from scaler_plugin.core.policy import ClusterPolicy, PoolPolicy, ZeroMode
 
 
 def cluster_policy(config: ScalerConfig) -> ClusterPolicy:
@@ -34,6 +34,7 @@ def cluster_policy(config: ScalerConfig) -> ClusterPolicy:
         max_instances=config.max_instances or sum(pool.max_instances for pool in pools),
         zero_mode=config.zero_mode,
         poll_interval_s=config.poll_interval.seconds,
+        probe_every_s=config.zero.probe_every.seconds if config.zero_mode is ZeroMode.PROBE else None,
     )
 
 

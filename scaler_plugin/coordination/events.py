@@ -17,6 +17,9 @@ from scaler_plugin.coordination.store import Delete, Put, Store
 #: At most so many old events go in the transaction that adds one; etcd takes 128 writes in all.
 MOST_DROPPED = 100
 
+#: The kind of the event that tells of an instance that did not become a node, by itself or by the leader.
+START_FAILED = "start_failed"
+
 
 @dataclass(frozen=True)
 class Event:

@@ -50,7 +50,7 @@ class ClusterPolicy:
 
     ``rescue_grace_s``: how long a task must have been as it is before it can be called stranded. ``max_requeues``: how often
     it is put back before it is marked as failed. ``lost_after_s``: a node with a task that neither etcd nor ClearML has heard
-    of for so long is terminated.
+    of for so long is terminated. ``probe_every_s``: how often a schedule launches a probe; ``None`` where none does.
     """
 
     cluster: str
@@ -61,6 +61,7 @@ class ClusterPolicy:
     rescue_grace_s: float = 60.0
     max_requeues: int = 3
     lost_after_s: float = 1800.0
+    probe_every_s: float | None = None
 
     def pool(self, name: PoolName | None) -> PoolPolicy | None:
         return next((pool for pool in self.pools if pool.name == name), None)

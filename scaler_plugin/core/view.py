@@ -1,7 +1,7 @@
 """The leader's published snapshot (etcd key ``view``): what ``status`` and the nodes read instead of asking AWS or ClearML.
 
-It is written only when it changes, so it carries no age of its own: a view is fresh exactly while the leader named in it
-still leads (its key is under a lease) and ``backlog_known`` is true.
+It is written only when it changes, so it carries no age but that of its term (``since``): a view is fresh exactly while the leader
+named in it still leads (its key is under a lease) and ``backlog_known`` is true.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class View:
     queues: tuple[QueueView, ...]
     pools: tuple[PoolView, ...]
     problems: tuple[Problem, ...] = ()
+    since: float = 0.0  # when the term began
+    probe_every_s: float | None = None  # as in the policy: who looks at a cluster at zero has nothing else to go by
 
     def backlog_of(self, pool: PoolPolicy) -> int:
         """How many tasks wait in the pool's queues."""
@@ -63,6 +65,7 @@ def make_view(
     observation: Observation,
     plan: LaunchPlan,
     problems: tuple[Problem, ...],
+    since: float = 0.0,
 ) -> View:
     """The view of one pass; equal for two passes in which nothing changed."""
     unserved = {entry.queue: entry.reason for entry in plan.unserved}
@@ -76,6 +79,8 @@ def make_view(
         queues=tuple(_queue_view(name, observation, unserved) for name in policy.queues),
         pools=tuple(_pool_view(pool, plan, cooldowns) for pool in policy.pools),
         problems=problems,
+        since=since,
+        probe_every_s=policy.probe_every_s,
     )
 
 

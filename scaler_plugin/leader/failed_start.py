@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scaler_plugin.coordination.events import Event
+from scaler_plugin.coordination.events import START_FAILED, Event
 from scaler_plugin.core.breaker import FailedStart
 from scaler_plugin.core.console_output import read_console
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import CloudError
-
-#: The kind of event that tells of one; an instance that ends itself at its boot writes it too.
-START_FAILED = "start_failed"
 
 
 def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str, told: Event | None = None) -> FailedStart:

@@ -12,6 +12,7 @@ import structlog
 
 from scaler_plugin.coordination.condemned import condemn
 from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
@@ -23,7 +24,7 @@ from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
 from scaler_plugin.errors import CloudError
-from scaler_plugin.leader.failed_start import START_FAILED, failed_start, told_of_starts
+from scaler_plugin.leader.failed_start import failed_start, told_of_starts
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard

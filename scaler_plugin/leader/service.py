@@ -157,6 +157,7 @@ class Leader:
             observation,
             plan,
             self._problems.problems,
+            leadership.since,
         )
         if view != self._published:
             self._published = None  # until the answer is here, etcd may hold either

@@ -13,6 +13,7 @@ from dataclasses import replace
 import structlog
 
 from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.start_records import clear_start_record, put_start_record
@@ -29,7 +30,7 @@ from scaler_plugin.core.housekeeping import find_suspects
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.leader.failed_start import START_FAILED, failed_start, told_of_starts
+from scaler_plugin.leader.failed_start import failed_start, told_of_starts
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.settings import LeaderSettings

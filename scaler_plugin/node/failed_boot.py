@@ -15,11 +15,10 @@ import structlog
 
 from scaler_plugin.cloud.metadata import InstanceMetadata
 from scaler_plugin.config.connect import EtcdSettings
-from scaler_plugin.coordination.events import Event, read, record
+from scaler_plugin.coordination.events import START_FAILED, Event, read, record
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.errors import ScalerError
-from scaler_plugin.leader.failed_start import START_FAILED
 
 log = structlog.get_logger(__name__)
 

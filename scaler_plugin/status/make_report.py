@@ -35,6 +35,7 @@ from scaler_plugin.status.report import (
     StatusReport,
     ViewStatus,
 )
+from scaler_plugin.status.zero import look_at_zero
 
 #: So many of the cluster's last events are part of a report.
 EVENTS_SHOWN = 20
@@ -48,7 +49,7 @@ def make_report(records: ClusterRecords, now: float) -> StatusReport:
     queues = tuple(_queue(queue, records, fresh, now) for queue in _known_queues(records))
     pools = _pools(records, nodes, queues, fresh, now)
     order = {pool.name: number for number, pool in enumerate(pools)}
-    policy = records.policy
+    policy, zero = records.policy, look_at_zero(records, now)
     return StatusReport(
         format=FORMAT,
         cluster=records.cluster,
@@ -62,10 +63,11 @@ def make_report(records: ClusterRecords, now: float) -> StatusReport:
         pools=pools,
         launches=tuple(_launch(launch, records.node_ids, now) for launch in records.launches),
         nodes=tuple(sorted(nodes, key=lambda node: _node_order(node, order))),
-        problems=list_problems(records, fresh, now),
+        problems=list_problems(records, fresh, zero, now),
         events=tuple(
             EventStatus(event.at, event.kind, event.about, event.sentence) for event in records.events[-EVENTS_SHOWN:]
         ),
+        zero=zero,
     )
 
 

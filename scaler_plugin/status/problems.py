@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.core.census import AGENT_RESTART_GRACE_S
 from scaler_plugin.core.model import Node, NodeState, Problem, SlotState
 from scaler_plugin.core.policy import ClusterPolicy, ZeroMode
 from scaler_plugin.status.reading import ClusterRecords
-from scaler_plugin.status.report import ProblemStatus
+from scaler_plugin.status.report import ProblemStatus, ZeroStatus
+from scaler_plugin.status.wording import duration
 
 #: A failure that nobody has looked into for an hour and that did not come back is history: the events still have it.
 FAILURES_SHOWN_FOR_S = 3600.0
@@ -24,7 +26,7 @@ AGENT_START_WITHIN_S = 600.0
 
 #: What to do about an event that tells of a failure, by kind.
 _ADVICE = {
-    "start_failed": (
+    START_FAILED: (
         "The end of its console output says how far it came. Usual causes: the image has no scaler-sidecar, "
         "the init script failed, or etcd cannot be reached from the subnet."
     ),
@@ -47,10 +49,16 @@ _MALFORMED_OTHER = "Another program or a newer version wrote it; nobody else can
 _ANY_FAILURE = "If it comes back, look at the leader's log: journalctl -u scaler-sidecar."
 
 
-def list_problems(records: ClusterRecords, fresh: bool, now: float) -> tuple[ProblemStatus, ...]:
+def list_problems(
+    records: ClusterRecords, fresh: bool, zero: ZeroStatus | None, now: float
+) -> tuple[ProblemStatus, ...]:
     """Every problem, the most pressing first. What an earlier leader reported may be over, or be the reason why none leads."""
     reported = records.view.problems if records.view else ()
-    now_wrong = [*_of_the_whole(records, fresh, now), *(reported if fresh else ()), *_of_nodes(records.nodes, now)]
+    now_wrong = [
+        *_of_the_whole(records, fresh, zero, now),
+        *(reported if fresh else ()),
+        *_of_nodes(records.nodes, now),
+    ]
     before = () if fresh else reported
     known = {problem.about for problem in reported}
     return (
@@ -66,7 +74,7 @@ def _as_status(problem: Problem, current: bool, now: float) -> ProblemStatus:
     return ProblemStatus(problem.about, problem.what, problem.what_to_do, since, for_s, current, 1, problem.detail)
 
 
-def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[Problem]:
+def _of_the_whole(records: ClusterRecords, fresh: bool, zero: ZeroStatus | None, now: float) -> Iterator[Problem]:
     """Problems with ``since`` 0 where nobody can say since when."""
     if records.empty:
         yield Problem(
@@ -77,7 +85,10 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[
             0.0,
         )
         return
-    if records.leader is None:
+    if zero is not None and zero.last_look_s is not None:
+        if zero.overdue:
+            yield _no_probe(zero)
+    elif records.leader is None:
         yield _no_leader(bool(records.nodes), records.policy)
     elif not fresh and now - records.leader.since > FIRST_VIEW_WITHIN_S:
         leader = records.leader
@@ -96,6 +107,17 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, now: float) -> Iterator[
         )
     for malformed in records.malformed:
         yield Problem("etcd", malformed.sentence, _MALFORMED.get(malformed.kind, _MALFORMED_OTHER), 0.0)
+
+
+def _no_probe(zero: ZeroStatus) -> Problem:
+    return Problem(
+        "probe",
+        f"Nothing is up, and no probe has looked for tasks for {duration(zero.last_look_s or 0.0)}; one should every "
+        f"{duration(zero.probe_every_s)}.",
+        "`scaler-sidecar wake scaler.yaml` launches one at once and says what becomes of it. The schedule is in the stack: "
+        "`scaler-sidecar bootstrap plan scaler.yaml` says what it lacks.",
+        zero.last_look_at or 0.0,
+    )
 
 
 def _no_leader(nodes_are_up: bool, policy: ClusterPolicy | None) -> Problem:
@@ -160,7 +182,7 @@ def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[P
             continue
         if event.about in launched or f"pool {event.about}" in reported or event.about in reported:
             continue
-        if event.kind == "start_failed":
+        if event.kind == START_FAILED:
             if event.about in spoken_for or event.at <= registered_at.get(event.about, 0.0):
                 continue
             spoken_for.add(event.about)

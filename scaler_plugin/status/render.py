@@ -70,6 +70,10 @@ def _header(report: StatusReport, width: int) -> Iterator[Text]:
 
 
 def _leader(report: StatusReport) -> tuple[str, str]:
+    if report.zero is not None and report.zero.last_look_s is not None:
+        zero = report.zero
+        seen = f"the last {duration(zero.last_look_s or 0.0)} ago"
+        return f"at zero: a probe looks for tasks every {duration(zero.probe_every_s)}, {seen}", ""
     if report.leader is None:
         return "no leader", "bold red"
     leader = report.leader
@@ -79,6 +83,8 @@ def _leader(report: StatusReport) -> tuple[str, str]:
 def _stale(report: StatusReport) -> str:
     view = report.view
     if view is not None and view.fresh:
+        return ""
+    if report.zero is not None and not report.zero.overdue:
         return ""
     if report.leader is None:
         return f"no leader: figures are from term {view.term}" if view else ""

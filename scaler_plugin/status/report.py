@@ -149,6 +149,16 @@ class EventStatus:
 
 
 @dataclass(frozen=True)
+class ZeroStatus:
+    """Nothing is up, and a schedule launches a probe every ``probe_every_s``. ``overdue``: the last ones did not look."""
+
+    probe_every_s: float
+    last_look_at: float | None
+    last_look_s: float | None
+    overdue: bool
+
+
+@dataclass(frozen=True)
 class StatusReport:
     format: int
     cluster: str
@@ -164,3 +174,4 @@ class StatusReport:
     nodes: tuple[NodeStatus, ...]
     problems: tuple[ProblemStatus, ...]
     events: tuple[EventStatus, ...]
+    zero: ZeroStatus | None = None
