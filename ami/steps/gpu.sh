@@ -9,7 +9,12 @@ if [ "$SCALER_GPU_DRIVER" = install ]; then
         "nvidia-utils-$SCALER_NVIDIA_BRANCH"
       ;;
     debian)
-      sed -i 's/^Components: main$/Components: main contrib non-free non-free-firmware/' /etc/apt/sources.list.d/*.sources
+      # The driver is not free software; cloud images name their sources in the one form or the other.
+      for sources in /etc/apt/sources.list /etc/apt/sources.list.d/*.sources; do
+        [ -e "$sources" ] || continue
+        sed -i -e 's/^Components: main$/& contrib non-free non-free-firmware/' \
+          -e 's/^deb .* main$/& contrib non-free non-free-firmware/' "$sources"
+      done
       apt-get -q update
       apt-get -q -y --no-install-recommends install linux-headers-cloud-amd64 nvidia-driver nvidia-smi
       ;;
