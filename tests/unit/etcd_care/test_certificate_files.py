@@ -42,7 +42,9 @@ def test_a_folder_for_each_machine_holds_all_it_needs_and_no_authoritys_key(tmp_
     assert {name for name in made if name.startswith("clients/scaler/")} == {
         f"clients/scaler/{name}" for name in ("ca.pem", "client.pem", "client.key", "client.env")
     }
-    assert (tmp_path / "clients/scaler/client.env").read_text() == "SCALER_ETCD=10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379\n"
+    assert (
+        tmp_path / "clients/scaler/client.env"
+    ).read_text() == "SCALER_ETCD=10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379\n"
     assert {name for name in made if name.endswith("ca.key")} == {"authorities/ca.key", "authorities/peer-ca.key"}
 
 
