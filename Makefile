@@ -4,16 +4,16 @@
 #   make test PYTHON=python3.12     with another one; .venv is made anew for it
 
 PYTHON ?= python3
-# How many tests run at a time. They wait for servers more than they compute.
-WORKERS ?= logical
+# How many tests run at a time. They wait for servers more than they compute: two for each processor.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # How many seeded worlds `make faults` runs, from which seed on.
 SEEDS ?= 300
 FIRST_SEED ?= 1
 # How often `make race` races the real agent, and agents that only know the lock.
 TRIALS ?= 200
 LOCK_TRIALS ?= 100000
-# How many files of tests/ami run at a time, each with a machine or some.
-MACHINES ?= 2
+# How many tests of tests/ami run at a time, each with a machine or some.
+MACHINES ?= 4
 # More arguments for pytest, such as PYTEST_ARGS="-k election".
 PYTEST_ARGS ?=
 
@@ -64,7 +64,7 @@ bench: $(DEV) ## Measure speed and size against their limits
 	@$(BIN)/python -m bench
 
 ami-test: $(DEV) ## As root: bake the image with Packer on this machine, and boot it
-	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest -n $(MACHINES) --dist loadfile tests/ami $(PYTEST_ARGS)
+	@SCALER_AMI_TESTS=1 $(BIN)/python -m pytest -n $(MACHINES) --dist loadgroup --no-loadscope-reorder tests/ami $(PYTEST_ARGS)
 
 ami-bundle: $(MADE) ## Pack what a stock image needs at its first boot: build/ami-bundle.tar.gz
 	@PYTHON=$(BIN)/python ami/bundle.sh build/ami-bundle.tar.gz

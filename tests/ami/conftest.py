@@ -29,6 +29,13 @@ PROGRAMS = {
     "nsenter": "util-linux",
 }
 
+KEPT = Path(__file__).parents[2] / "build" / "ami-test"
+#: What was measured stands in the first line of these.
+MEASURED = ("systemd-analyze.txt", "first-boot.txt")
+
+#: What takes longest begins first; and tests of these files share no machine, so each may run beside any other.
+FIRST = ("test_bake", "test_cluster", "test_failed_starts")
+
 BAKE_FOLDER = pytest.StashKey[Path]()
 
 if os.environ.get("SCALER_AMI_TESTS") != "1":
@@ -39,6 +46,21 @@ def pytest_report_header() -> str:
     return (
         "ami: run by `make ami-test` as root" if os.environ.get("SCALER_AMI_TESTS") != "1" else "ami: bakes and boots"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    own = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in own:
+        if item.path.stem not in FIRST:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    own.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+    items[:] = [*(item for item in items if item not in own), *own]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in MEASURED:
+        if (KEPT / report).exists():
+            terminalreporter.write_line((KEPT / report).read_text().splitlines()[0])
 
 
 def missing() -> list[str]:
@@ -61,13 +83,14 @@ def tools() -> None:
 @pytest.fixture(scope="session")
 def artifacts() -> Path:
     """What is kept of a run: logs, and how long the boot took."""
-    folder = Path(__file__).parents[2] / "build" / "ami-test"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    KEPT.mkdir(parents=True, exist_ok=True)
+    return KEPT
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
+        for report in MEASURED:
+            (KEPT / report).unlink(missing_ok=True)
         config.stash[BAKE_FOLDER] = Path(tempfile.mkdtemp(prefix="scaler-bake-"))
 
 
