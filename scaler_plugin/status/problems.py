@@ -12,7 +12,6 @@ from dataclasses import replace
 from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.core.census import AGENT_RESTART_GRACE_S
 from scaler_plugin.core.model import Node, NodeState, Problem, SlotState
-from scaler_plugin.core.policy import ClusterPolicy, ZeroMode
 from scaler_plugin.status.reading import ClusterRecords
 from scaler_plugin.status.report import ProblemStatus, ZeroStatus
 from scaler_plugin.status.wording import duration
@@ -89,7 +88,7 @@ def _of_the_whole(records: ClusterRecords, fresh: bool, zero: ZeroStatus | None,
         if zero.overdue:
             yield _no_probe(zero)
     elif records.leader is None:
-        yield _no_leader(bool(records.nodes), records.policy)
+        yield _no_leader(records)
     elif not fresh and now - records.leader.since > FIRST_VIEW_WITHIN_S:
         leader = records.leader
         yield Problem(
@@ -120,8 +119,8 @@ def _no_probe(zero: ZeroStatus) -> Problem:
     )
 
 
-def _no_leader(nodes_are_up: bool, policy: ClusterPolicy | None) -> Problem:
-    if nodes_are_up:
+def _no_leader(records: ClusterRecords) -> Problem:
+    if records.nodes:
         return Problem(
             "leader",
             "No sidecar leads, so nothing is launched.",
@@ -131,22 +130,22 @@ def _no_leader(nodes_are_up: bool, policy: ClusterPolicy | None) -> Problem:
     return Problem(
         "leader",
         "No node is up and no sidecar leads, so nothing is launched.",
-        f"{_what_starts(policy)} If an instance runs and does not register, its console says why: "
+        f"{_what_starts(records)} If an instance runs and does not register, its console says why: "
         "aws ec2 get-console-output --latest --output text --instance-id …",
         0.0,
     )
 
 
-def _what_starts(policy: ClusterPolicy | None) -> str:
-    """What brings a node up; ``None`` is a policy that only a leader's past view would tell."""
+def _what_starts(records: ClusterRecords) -> str:
+    """What brings a node up."""
     probe = "The schedule launches the next probe within probe_every; `scaler-sidecar wake scaler.yaml` launches it at once."
     other = (
         "Start the first instance: scaler-sidecar bootstrap first scaler.yaml. Or a sidecar that can lead, on a machine that is up "
         "anyway: scaler-sidecar run --standby"
     )
-    if policy is None:
+    if records.view is None and records.policy is None:
         return f"With zero.mode probe: {probe[0].lower()}{probe[1:]} Otherwise: {other[0].lower()}{other[1:]}."
-    return probe if policy.zero_mode is ZeroMode.PROBE else f"{other}."
+    return probe if records.probe_every_s is not None else f"{other}."
 
 
 def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:

@@ -65,6 +65,12 @@ class ClusterRecords:
     def node_ids(self) -> frozenset[InstanceId]:
         return frozenset(node.instance_id for node in self.nodes)
 
+    @property
+    def probe_every_s(self) -> float | None:
+        """How often a schedule launches a probe; ``None`` where none does, or nobody says."""
+        said = self.view or self.policy
+        return said.probe_every_s if said else None
+
     @cached_property
     def registered_of(self) -> Counter[LaunchId | None]:
         """How many nodes each launch has brought forth."""

@@ -16,8 +16,7 @@ PROBE_BOOT_S = 120.0
 
 def look_at_zero(records: ClusterRecords, now: float) -> ZeroStatus | None:
     """``None`` unless nothing is up and a schedule is there to launch probes."""
-    view, policy = records.view, records.policy
-    every_s = view.probe_every_s if view else policy.probe_every_s if policy else None
+    view, every_s = records.view, records.probe_every_s
     if records.leader is not None or records.nodes or every_s is None:
         return None
     if view is None:

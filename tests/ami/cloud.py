@@ -46,6 +46,7 @@ class Cloud:
     def __init__(self, image: Path, folder: Path, name: str) -> None:
         self._image = image
         self._settings: dict[str, str] = {}
+        self._environment: dict[str, str] = {}
         self._instances: dict[str, Instance] = {}
         self._count = 0
         self._stopping = threading.Event()
@@ -102,7 +103,7 @@ class Cloud:
 
     def cli(self, *arguments: str, code: int = 0) -> str:
         """``scaler-sidecar`` on the administrator's machine; what it printed, with its errors where it ends with ``code``."""
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **getattr(self, "_environment", {})}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self._environment}
         done = self.call(
             subprocess.run,
             [sys.executable, "-m", "scaler_plugin", *arguments],

@@ -86,10 +86,6 @@ class Instance:
             self._cleanup.close()
             raise
 
-    def cut_network(self) -> None:
-        """From now on no packet of it reaches any server."""
-        self._host.ip("link", "set", "up0", "down")
-
     def remove(self) -> None:
         self._cleanup.close()
 

@@ -75,12 +75,13 @@ def test_the_boot_from_kernel_start_to_a_polling_agent_is_measured(node: Stage, 
         ["critical-chain", "clearml-agent@0.service", "--no-pager"],
         ["blame", "--no-pager"],
     )
-    analysis = "\n".join(node.machine.run("systemd-analyze", *asked, check=False) for asked in words)
+    node.machine.wait_booted()
+    analysis = "\n".join(node.machine.run("systemd-analyze", *asked) for asked in words)
     took = seconds_to_polling(node)
     (artifacts / "systemd-analyze.txt").write_text(
         f"From kernel start to an agent that polls, on the baked image: {took:.1f} s (promised: 15 s)\n\n{analysis}"
     )
-    assert "clearml-agent@0.service" in analysis
+    assert "Startup finished in" in analysis
 
 
 def test_the_node_registers_with_etcd_and_its_agent_with_clearml(node: Stage) -> None:
