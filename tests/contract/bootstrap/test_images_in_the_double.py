@@ -15,6 +15,8 @@ from scaler_plugin.cli.app import app
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess
 
+from .double_as_aws import use_as_aws
+
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("images_in_the_double")]
 
 GOLDEN, FIRST, SECOND = "ami-0golden", "ami-0first", "ami-0second"
@@ -54,14 +56,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ec2DoubleProces
 @pytest.fixture
 def file(double: Ec2DoubleProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A configuration, an etcd for it, and a process whose AWS is the double."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": double.url,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    use_as_aws(double, monkeypatch)
     path = tmp_path / "scaler.yaml"
     path.write_text(CONFIG)
     with EtcdProcess() as etcd:

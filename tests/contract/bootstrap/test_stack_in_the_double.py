@@ -40,6 +40,8 @@ from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess, free_port
 from scaler_plugin.node.clock import SystemClock
 
+from .double_as_aws import use_as_aws
+
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("stack_in_the_double")]
 
 CONFIG = f"""
@@ -75,14 +77,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ec2DoubleProces
 @pytest.fixture
 def account(double: Ec2DoubleProcess, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything in this process that asks AWS asks the double, and finds the account as new."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": double.url,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    use_as_aws(double, monkeypatch)
     client("iam").create_role(RoleName=SPOT_ROLE, AssumeRolePolicyDocument="{}")  # moto gives it another name
     yield
     with suppress(ClientError):
