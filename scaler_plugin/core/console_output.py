@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import IntEnum
 
 #: How much of an output is kept: small enough for an etcd value.
 KEPT_CHARS = 8_000
 #: A sentence is shorter; what is longer is some program's output.
 SENTENCE_CHARS = 600
 
-#: A line that systemd copies to the console: who said it, and what. The dead-man's switch only tells of the consequence.
-_LINE = re.compile(r"(?:^|[\s\]])(scaler-sidecar|start-node|deadman)\[\d+\]: (.+)")
+#: A line that systemd or cloud-init copies to the console: who said it, and what. The first boot of a stock image runs as a shell,
+#: which names itself in what it says (`sh[512]: scaler-sidecar: …`); its limit writes to the console without systemd.
+_LINE = re.compile(
+    r"(?:^|[\s\]])(?:(?:scaler-sidecar|start-node|(?P<deadman>deadman))\[\d+\]|(?P<shell>scaler-sidecar)): (?P<said>.+)"
+)
+#: What any other program said that the first boot ran: curl, apt or pip, before the shell gave up.
+_FIRST_BOOT = re.compile(r"(?:^|[\s\]])(?:sh|cloud-init)\[\d+\]: (?P<said>.*\S)")
+#: What the first boot says of its progress, in cloud-init.yaml and ami/provision.sh: no reason for anything.
+_PROGRESS = re.compile(r"fetching |[a-z0-9-]+$")
+#: What follows from a failure: that the first boot failed, or has taken too long.
+_FAILED = "This is no node: its first boot failed"
+_LIMIT = "This is no node after "
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
@@ -26,15 +37,46 @@ class ConsoleOutput:
     kept: str
 
 
+class _Weight(IntEnum):
+    """What a line is worth against one that was said before: a consequence never hides its cause."""
+
+    NOTHING = 0
+    CONSEQUENCE = 1
+    CAUSE = 2
+
+
 def read_console(text: str) -> ConsoleOutput:
     """Find the last word of the node's own boot in the console output of an instance."""
-    said, end, by_deadman = "", len(text), True
+    said, end, weight = "", len(text), _Weight.NOTHING
+    before = ""  # what a program of the first boot said last
     at = 0
-    for line in text.splitlines(keepends=True):
-        at += len(line)
-        found = _LINE.search(_ESCAPES.sub("", line).rstrip())
-        if found is None or found[2].startswith("{"):  # a log's line, not a sentence
+    for raw in text.splitlines(keepends=True):
+        at += len(raw)
+        line = _ESCAPES.sub("", raw).rstrip()
+        found = _LINE.search(line)
+        if found is None:
+            other = _FIRST_BOOT.search(line)
+            before = other["said"] if other else before
             continue
-        if found[1] != "deadman" or by_deadman:
-            said, end, by_deadman = found[2][:SENTENCE_CHARS], at, found[1] == "deadman"
+        sentence, new = found["said"], _weigh(found)
+        if new is _Weight.NOTHING:
+            before = ""
+            continue
+        if sentence.startswith(_FAILED) and before and weight is not _Weight.CAUSE:
+            # No sentence of ours, then: the program that failed has said it.
+            sentence, new = f"Its first boot failed: {before}", _Weight.CAUSE
+        if new >= weight:
+            said, end, weight = sentence[:SENTENCE_CHARS], at, new
+        before = ""
     return ConsoleOutput(said, text[max(0, end - KEPT_CHARS) : end])
+
+
+def _weigh(line: re.Match[str]) -> _Weight:
+    said = line["said"]
+    if said.startswith("{"):  # a log's line, not a sentence
+        return _Weight.NOTHING
+    if line["deadman"] or said.startswith((_FAILED, _LIMIT)):
+        return _Weight.CONSEQUENCE
+    if line["shell"] and _PROGRESS.match(said):
+        return _Weight.NOTHING
+    return _Weight.CAUSE

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scaler_plugin.cloud.user_data import parse_user_data
+from scaler_plugin.core.console_output import read_console
 from scaler_plugin.core.model import NodeRole
 
 from .machine import wait_for
@@ -108,6 +109,9 @@ def test_a_bundle_with_another_hash_is_not_run_the_console_says_so_and_the_machi
     machine = stage.machine
     wait_for("the first boot's end", lambda: "This is no node: its first boot failed" in machine.console)
     assert f"What {stage.bundle_url} gives is not what the pool's first_boot.bundle_sha256 says" in machine.console
+    # What `status` and `bootstrap first` show of it is that sentence.
+    cause = f"What {stage.bundle_url} gives is not what"
+    assert read_console(machine.console).said.startswith(cause)
     assert not (machine.root / "opt/scaler-sidecar").exists()
 
     # A reboot, by a person or by EC2, makes no node of it and gives it no more than the same time again.

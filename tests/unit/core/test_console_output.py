@@ -51,3 +51,48 @@ def test_what_is_kept_and_said_has_a_bound() -> None:
     found = read_console("y" * 50_000 + "\n[ 1.0] scaler-sidecar[3]: " + "z" * 5_000 + "\n")
     assert len(found.said) == SENTENCE_CHARS
     assert len(found.kept) == KEPT_CHARS
+
+
+#: The first boot of a stock image, as systemd printed it: a shell that names itself in what it says.
+FETCHED = (
+    "[   14.101010] sh[512]: scaler-sidecar: fetching https://builds.example/bundle.tar.gz\r\n"
+    "[   15.212121] sh[530]: /var/tmp/scaler-first-boot.Ab12/bundle.tar.gz: FAILED\r\n"
+    "[   15.212345] sh[530]: sha256sum: WARNING: 1 computed checksum did NOT match\r\n"
+)
+OTHER_HASH = (
+    "What https://builds.example/bundle.tar.gz gives is not what the pool's first_boot.bundle_sha256 says; "
+    "nothing of it is used."
+)
+GAVE_UP = "[   15.301010] sh[512]: scaler-sidecar: This is no node: its first boot failed, see above. "
+    "It powers off 900 s after its start.\r\n"
+LIMIT = "scaler-sidecar: This is no node after 900 s: powering off.\r\n"
+
+
+def test_a_first_boot_that_failed_gives_the_sentence_of_the_cause() -> None:
+    found = read_console(f"{FETCHED}[   15.3] sh[512]: scaler-sidecar: {OTHER_HASH}\r\n{GAVE_UP}{LIMIT}{SHUTDOWN}")
+    assert found.said == OTHER_HASH
+    assert found.kept.endswith(f"{OTHER_HASH}\r\n")
+
+
+def test_the_sentence_is_found_under_cloud_inits_own_name_too() -> None:
+    assert read_console(f"[   12.3] cloud-init[512]: scaler-sidecar: {OTHER_HASH}\n").said == OTHER_HASH
+    assert read_console(f"scaler-sidecar: {OTHER_HASH}\n").said == OTHER_HASH
+
+
+def test_where_a_program_of_the_first_boot_failed_its_own_last_line_is_the_cause() -> None:
+    curl = "[   14.2] sh[520]: curl: (22) The requested URL returned error: 404\r\n"
+    fetching = "[   14.1] sh[512]: scaler-sidecar: fetching https://builds.example/bundle.tar.gz\r\n"
+    said = "Its first boot failed: curl: (22) The requested URL returned error: 404"
+    assert read_console(fetching + curl + GAVE_UP + LIMIT + SHUTDOWN).said == said
+
+
+def test_a_first_boot_that_only_took_too_long_says_that() -> None:
+    step = "[   20.0] sh[512]: scaler-sidecar: packages\r\n"
+    assert read_console(step + LIMIT + SHUTDOWN).said == "This is no node after 900 s: powering off."
+
+
+def test_progress_of_the_first_boot_is_no_reason() -> None:
+    steps = ("fetching https://builds.example/bundle.tar.gz", "packages", "program", "units", "ready")
+    text = "".join(f"[   14.0] sh[512]: scaler-sidecar: {step}\n" for step in steps)
+    assert read_console(text).said == ""
+    assert read_console(text + BOOT).said == "This instance's user-data lacks `pool`."
