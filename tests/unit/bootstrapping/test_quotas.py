@@ -8,7 +8,7 @@ from scaler_plugin.bootstrapping.quotas import quota_findings, quota_of
 from scaler_plugin.core.model import Market
 from scaler_plugin.errors import CloudRefused
 
-from .made_up import config
+from .made_up import CONFIG, config
 from .scripted_account import ScriptedAccount
 
 TYPES = {
@@ -24,6 +24,16 @@ TYPES = {
         ("t3.micro", Market.SPOT, "L-34B43A08"),
         ("g5.xlarge", Market.SPOT, "L-3819A6DF"),
         ("p4d.24xlarge", Market.ON_DEMAND, "L-417A185B"),
+        ("p5.48xlarge", Market.ON_DEMAND, "L-417A185B"),
+        ("p6-b200.48xlarge", Market.ON_DEMAND, "L-417A185B"),
+        ("p4d.24xlarge", Market.SPOT, "L-7212CCBC"),
+        ("p3.2xlarge", Market.SPOT, "L-7212CCBC"),
+        ("p5.48xlarge", Market.SPOT, "L-C4BD4855"),
+        ("p5en.48xlarge", Market.SPOT, "L-C4BD4855"),
+        ("dl1.24xlarge", Market.SPOT, "L-85EED4F7"),
+        ("vt1.3xlarge", Market.SPOT, "L-3819A6DF"),
+        ("inf2.xlarge", Market.SPOT, "L-B5D1601B"),
+        ("trn1.32xlarge", Market.SPOT, "L-6B0D517C"),
         ("inf2.xlarge", Market.ON_DEMAND, "L-1945791B"),
         ("i4i.large", Market.ON_DEMAND, "L-1216C47A"),
         ("trn1.2xlarge", Market.ON_DEMAND, "L-2C3B7624"),
@@ -33,6 +43,22 @@ def test_each_family_counts_against_its_own_quota(type_: str, market: Market, co
     quota = quota_of(type_, market)
     assert quota is not None
     assert quota[0] == code
+
+
+@pytest.mark.parametrize(
+    "type_", ["p6-b200.48xlarge", "hpc7a.96xlarge", "u7i-12tb.224xlarge", "u-6tb1.metal", "mac2.metal"]
+)
+def test_a_family_without_a_known_quota_counts_against_none(type_: str) -> None:
+    assert quota_of(type_, Market.SPOT) is None
+
+
+def test_a_type_whose_quota_is_not_known_is_a_warning_that_says_so() -> None:
+    of = config(CONFIG.replace("[g5.xlarge, g4dn.xlarge]", "[p6-b200.48xlarge]"))
+    types = {**TYPES, "p6-b200.48xlarge": {"VCpuInfo": {"DefaultVCpus": 192}}}
+    errors, warnings = quota_findings(of, types, allowed(64))
+    assert errors == []
+    assert len(warnings) == 1
+    assert "p6-b200.48xlarge (spot) is not known here, so it was not checked" in warnings[0]
 
 
 def allowed(vcpus: float) -> ScriptedAccount:
