@@ -63,8 +63,10 @@ OTHER_HASH = (
     "What https://builds.example/bundle.tar.gz gives is not what the pool's first_boot.bundle_sha256 says; "
     "nothing of it is used."
 )
-GAVE_UP = "[   15.301010] sh[512]: scaler-sidecar: This is no node: its first boot failed, see above. "
+GAVE_UP = (
+    "[   15.301010] sh[512]: scaler-sidecar: This is no node: its first boot failed, see above. "
     "It powers off 900 s after its start.\r\n"
+)
 LIMIT = "scaler-sidecar: This is no node after 900 s: powering off.\r\n"
 
 
