@@ -23,7 +23,8 @@ class PoolGround:
 
 @dataclass(frozen=True)
 class Ground:
-    """``vpc`` is where the stack's security group belongs."""
+    """``vpc`` is where the stack's security group belongs. ``probe_subnet`` is where probes start: the zone offers their type."""
 
     vpc: str
     pools: Mapping[str, PoolGround]
+    probe_subnet: str = ""

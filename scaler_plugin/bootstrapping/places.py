@@ -27,9 +27,16 @@ class Places:
         return self.of_pool.get(pool.name, ())
 
     def offered(self, type_: str, pool: PoolConfig) -> bool:
-        """Whether EC2 offers the type in some zone of the pool; true where that is not known."""
-        zones = {self.subnets[subnet]["AvailabilityZone"] for subnet in self.subnets_of(pool)}
-        return not zones or type_ not in self.offers or bool(zones & self.offers[type_])
+        """Whether EC2 offers the type in some zone of the pool; true where the pool's places are not known."""
+        return not self.subnets_of(pool) or self.subnet_with(type_, pool) is not None
+
+    def subnet_with(self, type_: str, pool: PoolConfig) -> str | None:
+        """The first of the pool's subnets in whose zone EC2 offers the type; where it names no zone of a type, any."""
+        zones = self.offers.get(type_)
+        for subnet in self.subnets_of(pool):
+            if zones is None or self.subnets[subnet]["AvailabilityZone"] in zones:
+                return subnet
+        return None
 
     def free_addresses(self, pool: PoolConfig) -> int:
         return sum(self.subnets[subnet].get("AvailableIpAddressCount", 0) for subnet in self.subnets_of(pool))

@@ -68,7 +68,7 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
         errors += _pool_errors(pool, image, types, places)
         warnings += _pool_warnings(pool, places)
         roots[pool.name] = _root(image or {})
-    errors += _probe_errors(config, images, types)
+    errors += _probe_errors(config, images, types, places)
     errors += _key_errors(config, account)
     quota_errors, quota_warnings = quota_findings(config, types, account)
     secrets = look_for_secrets(config, account)
@@ -85,6 +85,7 @@ def survey(config: ScalerConfig, account: Account) -> Survey:
             )
             for pool in config.pools
         },
+        places.subnet_with(config.zero.probe_instance_type, probe_pool(config)) or "",
     )
     notes = tuple(_image_notes(config, images))
     return Survey(
@@ -199,7 +200,7 @@ def _beside_root(image: dict[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...
 
 
 def _probe_errors(
-    config: ScalerConfig, images: dict[str, dict[str, Any]], types: dict[str, dict[str, Any]]
+    config: ScalerConfig, images: dict[str, dict[str, Any]], types: dict[str, dict[str, Any]], places: Places
 ) -> Iterator[str]:
     if config.zero_mode is not ZeroMode.PROBE:
         return
@@ -208,6 +209,11 @@ def _probe_errors(
         yield f"zero.probe_instance_type: the instance type {type_} does not exist in this region."
     elif image is not None and (misfit := misfit_of_image(type_, types[type_], image)):
         yield f"zero.probe_instance_type: {misfit}."
+    if type_ in types and not places.offered(type_, probe_pool(config)):
+        yield (
+            f"zero.probe_instance_type: {type_} is not offered in any zone of the subnets of pool {probe_pool(config).name}, where "
+            "probes start; name another type, or give that pool a subnet in another zone."
+        )
 
 
 def _pool_warnings(pool: PoolConfig, places: Places) -> Iterator[str]:

@@ -54,6 +54,11 @@ def probe_pool(config: ScalerConfig) -> PoolConfig:
     return config.probe_pool
 
 
+def probe_subnet(config: ScalerConfig, ground: Ground) -> str:
+    """Where probes start: a subnet whose zone offers their type, as the survey found."""
+    return ground.probe_subnet or ground.pools[probe_pool(config).name].subnets[0]
+
+
 def probe_tags(config: ScalerConfig) -> dict[str, str]:
     return {
         "Name": f"{config.cluster}-probe",
@@ -70,7 +75,7 @@ def probe_parameters(config: ScalerConfig, ground: Ground, template_id: str, tok
         "MaxCount": 1,
         "ClientToken": token,
         "LaunchTemplate": {"LaunchTemplateId": template_id, "Version": "$Latest"},
-        "SubnetId": ground.pools[probe_pool(config).name].subnets[0],
+        "SubnetId": probe_subnet(config, ground),
         "TagSpecifications": [{"ResourceType": kind, "Tags": listed} for kind in ("instance", "volume")],
     }
 
@@ -145,7 +150,7 @@ def _values(config: ScalerConfig, ground: Ground, probe_user_data: str, ids: dic
         "probe-template": _arn("launch-template", "${ProbeTemplate}"),
         "probe-sources": [
             _arn("launch-template", "${ProbeTemplate}"),
-            *_arns("subnet", ground.pools[pool.name].subnets[:1]),
+            *_arns("subnet", [probe_subnet(config, ground)]),
             _arn("network-interface", "*"),
             *_arns("security-group", _security_groups(pool)),
             *_images([ground.pools[pool.name].image_id]),

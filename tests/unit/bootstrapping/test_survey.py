@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from scaler_plugin.bootstrapping.survey import survey
+from scaler_plugin.bootstrapping.template import probe_parameters, render_template
 from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.errors import CloudRefused
 
-from .made_up import CONFIG, changed, config
+from .made_up import CONFIG, changed, config, probe_user_data
 from .scripted_account import ScriptedAccount
 
 SUBNETS = {"subnet-0a1b2c3d4e5f60718": "eu-central-1a", "subnet-1b2c3d4e5f6071829": "eu-central-1b"}
@@ -207,6 +209,26 @@ def test_types_that_are_offered_nowhere_there_or_not_as_spot(account: MadeUpAcco
     found = errors(account)
     assert "Pool cpu: none of its instance types is offered" in found
     assert "Pool gpu-spot: g5.xlarge is not sold as spot" in found
+
+
+def test_a_probe_starts_in_the_first_subnet_whose_zone_offers_its_type(account: MadeUpAccount) -> None:
+    first, second = SUBNETS
+    of = config(CONFIG.replace("[subnet-0a1b2c3d4e5f60718]", f"[{first}, {second}]"))
+    account.offered["t3.micro"] = {SUBNETS[second]}
+    found = survey(of, account)
+    assert found.errors == ()
+    template = render_template(of, found.ground, probe_user_data(of))
+    schedule, policy = (json.dumps(template["Resources"][name]) for name in ("ProbeSchedule", "ProbePolicy"))
+    assert probe_parameters(of, found.ground, "lt-1", "token")["SubnetId"] == second  # what `wake` calls
+    for part in (schedule, policy):
+        assert second in part
+        assert first not in part
+
+
+def test_a_probe_whose_type_no_zone_of_its_pool_offers_is_an_error(account: MadeUpAccount) -> None:
+    account.offered["t3.micro"] = {"eu-central-1c"}
+    assert "zero.probe_instance_type: t3.micro is not offered in any zone" in errors(account)
+    assert "t3.micro" not in errors(account, parse_yaml(CONFIG.replace("zero: {", "zero: {mode: standby, "), "test"))
 
 
 def test_few_addresses_and_a_missing_secret_are_warnings_and_the_secret_is_not_read(account: MadeUpAccount) -> None:
