@@ -1,8 +1,8 @@
 """The stack in CloudFormation: read it, bring it to a template, delete it, and follow what happens meanwhile.
 
 Guarantees: applying the same template twice changes nothing the second time; an operation that is under way already is followed to
-its end before another is begun; a stack whose creation had failed is removed and made anew. A failure names the resources
-that failed with AWS's own reasons.
+its end before another is begun; a stack whose creation had failed, or whose deletion, is removed and made anew. A failure names the
+resources that failed with AWS's own reasons.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ PATIENCE_S = 1800.0
 
 #: States from which nothing but deletion leads anywhere: the stack was never complete.
 _STILLBORN = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "REVIEW_IN_PROGRESS")
+#: A deletion has begun, so resources may be gone, and CloudFormation takes nothing but the deletion again. The stack holds no data.
+_HALF_DELETED = ("DELETE_FAILED", "DELETE_IN_PROGRESS")
+#: How often a change that somebody else makes at the same moment is waited for.
+TURNS = 3
+
+
+class _SomebodyElse(Exception):
+    """CloudFormation refused because the stack has changed since it was looked at."""
 
 
 class Deployment:
@@ -40,14 +48,39 @@ class Deployment:
         self._wait = wait
 
     def deployed_template(self) -> dict[str, Any]:
-        """The template that is deployed; empty when there is no stack, or one that never came to be."""
+        """The template that is deployed; empty when there is no stack, or only a part of one that must go first."""
         stack = self._described()
-        if stack is None or stack["StackStatus"] in _STILLBORN:
+        if stack is None or stack["StackStatus"] in (*_STILLBORN, *_HALF_DELETED):
             return {}
         answer = self._call("get_template", StackName=self._name, TemplateStage="Original")
         body = answer["TemplateBody"]
         parsed: dict[str, Any] = json.loads(body) if isinstance(body, str) else json.loads(json.dumps(body))
         return parsed
+
+    def hindrance(self) -> str:
+        """A sentence about a state that a change does not start from as usual; empty where all is well."""
+        stack = self._described()
+        status = stack["StackStatus"] if stack else ""
+        if status in _HALF_DELETED:
+            under_way = "is under way" if status.endswith("_IN_PROGRESS") else "did not finish"
+            return (
+                f"A deletion of the stack {self._name} {under_way} ({status}). `apply` finishes it and makes the stack anew; "
+                "`destroy` only finishes it."
+            )
+        if status in _STILLBORN:
+            return f"The stack {self._name} never came to be ({status}); `apply` removes it first."
+        if status == "UPDATE_ROLLBACK_FAILED":
+            return self._stuck()
+        if status.endswith("_IN_PROGRESS"):
+            return f"The stack {self._name} is {status}: somebody changes it now. `apply` waits for the end of that."
+        return ""
+
+    def _stuck(self) -> str:
+        return (
+            f"The stack {self._name} is UPDATE_ROLLBACK_FAILED: a change failed, and so did taking it back. No change is possible "
+            "before that is done. Look at the stack's events for the reason, remove it, then call: aws cloudformation "
+            f"continue-update-rollback --region {self._account.region} --stack-name {self._name}"
+        )
 
     def outputs(self) -> dict[str, str]:
         stack = self._described() or {}
@@ -65,9 +98,26 @@ class Deployment:
 
     def apply(self, template: dict[str, Any], cluster_tags: dict[str, str]) -> bool:
         """Bring the stack to this template; false if it was there already. Raises ``CloudError``."""
+        for turn in range(1, TURNS + 1):
+            try:
+                return self._apply(template, cluster_tags)
+            except _SomebodyElse as error:
+                if turn == TURNS:
+                    raise CloudRefused(
+                        f"Somebody else changes the stack {self._name} at the same time, again and again. Call this again when "
+                        f"they have finished. CloudFormation said: {error}"
+                    ) from error
+                self._progress(f"Somebody else changes the stack {self._name} at this moment; once more after that.")
+        return False
+
+    def _apply(self, template: dict[str, Any], cluster_tags: dict[str, str]) -> bool:
         stack = self._settled()
-        if stack is not None and stack["StackStatus"] in _STILLBORN:
-            self._progress(f"The stack {self._name} never came to be ({stack['StackStatus']}); it is removed first.")
+        if stack is not None and stack["StackStatus"] == "UPDATE_ROLLBACK_FAILED":
+            raise CloudRefused(self._stuck())
+        if stack is not None and stack["StackStatus"] in (*_STILLBORN, *_HALF_DELETED):
+            never = stack["StackStatus"] in _STILLBORN
+            what = "never came to be" if never else "was deleted in part only"
+            self._progress(f"The stack {self._name} {what} ({stack['StackStatus']}); it is removed first.")
             self.delete()
             stack = None
         seen = self._event_ids()
@@ -78,19 +128,28 @@ class Deployment:
             "Tags": [{"Key": key, "Value": value} for key, value in cluster_tags.items()],
         }
         if stack is None:
-            self._call("create_stack", **parameters, OnFailure="ROLLBACK")
+            self._begin("create_stack", **parameters, OnFailure="ROLLBACK")
             self._follow(seen, "CREATE_COMPLETE")
             return True
         if self.deployed_template() == template and not stack["StackStatus"].endswith("_FAILED"):
             return False
         try:
-            self._call("update_stack", **parameters)
+            self._begin("update_stack", **parameters)
         except CloudRefused as refused:
             if "No updates are to be performed" in str(refused):
                 return False
             raise
         self._follow(seen, "UPDATE_COMPLETE")
         return True
+
+    def _begin(self, action: str, **parameters: Any) -> None:
+        """Raises ``_SomebodyElse`` when another's operation was quicker than this one."""
+        try:
+            self._call(action, **parameters)
+        except CloudRefused as refused:
+            if refused.code == "AlreadyExistsException" or "_IN_PROGRESS state" in str(refused):
+                raise _SomebodyElse(str(refused)) from refused
+            raise
 
     def delete(self) -> bool:
         """Delete the stack; false if there is none. Raises ``CloudError``."""

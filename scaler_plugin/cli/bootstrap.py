@@ -57,12 +57,16 @@ def plan(
         return
     show_survey(config, surveyed)
     surveyed.refuse_errors()
-    changes = _changes(config, deployment_of(config, account), _template(config, surveyed))
+    deployment = deployment_of(config, account)
+    hindrance = deployment.hindrance()
+    if hindrance:
+        typer.echo(hindrance)
+    changes = _changes(config, deployment, _template(config, surveyed))
     if changes:
         typer.echo(f"`apply` would change the stack {stack_name(config)}:")
         for line in describe(changes):
             typer.echo(line)
-    else:
+    elif not hindrance:
         typer.echo(f"The stack {stack_name(config)} is as the configuration wants it; nothing to change.")
     spot_role = plan_of_spot_role(config, account)
     if spot_role:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from scaler_plugin.bootstrapping.deployment import Deployment
@@ -90,3 +92,79 @@ def test_a_stack_that_cannot_be_deleted_says_why() -> None:
     )
     with pytest.raises(CloudRefused, match="sg-1 has a dependent object"):
         Told(account).deployment.delete()
+
+
+def test_a_deletion_that_did_not_finish_is_said_and_nothing_counts_as_deployed() -> None:
+    account = ScriptedAccount(describe_stacks=[stack("DELETE_FAILED")], get_template=[{"TemplateBody": TEMPLATE}])
+    deployment = Told(account).deployment
+    assert "A deletion of the stack s did not finish (DELETE_FAILED). `apply` finishes it" in deployment.hindrance()
+    assert deployment.deployed_template() == {}
+
+
+def test_apply_finishes_a_deletion_that_did_not_and_makes_the_stack_anew() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[
+            stack("DELETE_FAILED"),  # found
+            stack("DELETE_FAILED"),  # before it is deleted
+            no_stack(),  # deleted
+            stack("CREATE_COMPLETE"),
+        ]
+    )
+    told = Told(account)
+    assert told.deployment.apply(TEMPLATE, {})
+    assert told.lines == ["The stack s was deleted in part only (DELETE_FAILED); it is removed first."]
+    assert [name for name, _ in account.calls if name in ("delete_stack", "create_stack", "update_stack")] == [
+        "delete_stack",
+        "create_stack",
+    ]
+
+
+def test_a_rollback_that_failed_names_the_call_that_continues_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedAccount, "region", "eu-central-1")
+    account = ScriptedAccount(describe_stacks=[stack("UPDATE_ROLLBACK_FAILED")])
+    how = r"aws cloudformation continue-update-rollback --region eu-central-1 --stack-name s"
+    with pytest.raises(CloudRefused, match=how):
+        Told(account).deployment.apply(TEMPLATE, {})
+    assert account.made("update_stack") == []
+    assert how in Told(account).deployment.hindrance()
+
+
+@pytest.mark.parametrize(
+    ("found", "action", "refusal"),
+    [
+        (no_stack(), "create_stack", CloudRefused("Stack [s] already exists.", "AlreadyExistsException")),
+        (
+            stack("UPDATE_COMPLETE"),
+            "update_stack",
+            CloudRefused("Stack:arn:s is in UPDATE_IN_PROGRESS state and can not be updated.", "ValidationError"),
+        ),
+    ],
+)
+def test_a_change_that_somebody_else_began_a_moment_before_is_waited_for(
+    found: Any, action: str, refusal: CloudRefused
+) -> None:
+    looks = [found] if action == "create_stack" else [found, found]
+    account = ScriptedAccount(
+        describe_stacks=[*looks, stack("UPDATE_IN_PROGRESS"), stack("UPDATE_COMPLETE")],
+        get_template=[{"TemplateBody": {"Resources": {}}}, {"TemplateBody": TEMPLATE}],
+        **{action: [refusal]},
+    )
+    if action == "create_stack":
+        account.answers["get_template"].pop(0)
+    told = Told(account)
+    assert not told.deployment.apply(TEMPLATE, {}), "the other's template is the same"
+    assert told.lines == [
+        "Somebody else changes the stack s at this moment; once more after that.",
+        "The stack s is UPDATE_IN_PROGRESS; waiting for that to end.",
+    ]
+
+
+def test_one_that_somebody_else_changes_for_ever_is_given_up_with_a_sentence() -> None:
+    busy = CloudRefused("Stack:arn:s is in UPDATE_IN_PROGRESS state and can not be updated.", "ValidationError")
+    account = ScriptedAccount(
+        describe_stacks=[stack("UPDATE_COMPLETE")],
+        get_template=[{"TemplateBody": {"Resources": {}}}],
+        update_stack=[busy],
+    )
+    with pytest.raises(CloudRefused, match="Somebody else changes the stack s at the same time"):
+        Told(account).deployment.apply(TEMPLATE, {})
