@@ -29,23 +29,30 @@ shared lock and keep its node from retiring for ever. Giving back is an explicit
 caught between ``fork`` and ``exec`` keeps nothing.
 
 What it does not do: it is no fence against a task with ill intent. A task in virtual-environment mode is a process of the
-agent's own user, and a lock file that the agent can open, it can open and lock as well (``flock`` asks for no right to write).
-It gains nothing: a shared lock keeps its own node from retiring, an exclusive one keeps its own agent from pulling, and both it
-could have by not ending. In docker mode the directory is not mounted into the container. Other users are kept out by
-the modes: directories 2770 (setgid, so files keep the state directory's group), ``gate.lock`` 0660, ``state.json`` 0640. Agent and
-sidecar run as the same user, or the sidecar as root, or both in the group of the state directory.
+agent's own user, and a lock file that the agent can open, it can open, lock, delete and replace as well. What it gains is
+bounded: an exclusive lock keeps its own agent from pulling, and a shared one, or something that is no lock file, keeps its own
+node from retiring until the sidecar puts a gate of its own in that place (:meth:`Gate.replace`). In docker mode the directory is
+not mounted into the container. Other users are kept out by the modes: directories 2770 (setgid, so files keep the state
+directory's group), ``gate.lock`` 0660, ``state.json`` 0640. Agent and sidecar run as the same user, or the sidecar as root, or
+both in the group of the state directory.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
+import stat
+import tempfile
 from pathlib import Path
 
 from scaler_plugin.errors import HostError
 
 _DIRECTORY_MODE = 0o2770
 _LOCK_MODE = 0o660
+
+#: So often a file may be replaced between its opening and its lock before that is no accident.
+_TRIES = 10
 
 
 def slot_directory(state_dir: Path, slot: int) -> Path:
@@ -106,7 +113,8 @@ class Gate:
         The file's content means nothing. Raises ``HostError``.
         """
         try:
-            os.close(os.open(self._seal, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            os.close(os.open(self._seal, flags, _LOCK_MODE))
         except OSError as error:
             if not self.sealed:
                 raise _unusable(self._seal, error) from error
@@ -114,6 +122,34 @@ class Gate:
     def try_exclusive(self) -> bool:
         """Close the gate. False at once while a pull is under way."""
         return self._try(fcntl.LOCK_EX)
+
+    def replace(self) -> None:
+        """Close it whoever holds it and whatever lies in its place: put a new gate there, locked before it appears.
+
+        The caller has to make sure *afterwards* that no agent holds the old one: whoever locks that from now on finds it replaced.
+        Raises ``HostError``, and then holds nothing.
+        """
+        if self._fd is not None:
+            raise RuntimeError(f"{self.path} is held already")
+        fd = -1
+        try:
+            # Made above the slots, where their user can write nothing, and on the same file system.
+            fd, made = tempfile.mkstemp(prefix=".gate-", dir=self.path.parent.parent)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                group = os.stat(self.path.parent).st_gid
+                if os.fstat(fd).st_gid != group:
+                    os.fchown(fd, -1, group)
+                os.fchmod(fd, _LOCK_MODE)
+                _move_into(Path(made), self.path)
+            except BaseException:
+                os.unlink(made)
+                raise
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise _unusable(self.path, error) from error
+        self._fd = fd
 
     def release(self) -> None:
         """Give the gate back. Harmless when it is not held."""
@@ -127,7 +163,7 @@ class Gate:
     def _try(self, kind: int) -> bool:
         if self._fd is not None:
             raise RuntimeError(f"{self.path} is held already")
-        while True:
+        for _ in range(_TRIES):
             fd = self._open()
             try:
                 fcntl.flock(fd, kind | fcntl.LOCK_NB)
@@ -135,20 +171,25 @@ class Gate:
             except BlockingIOError:
                 os.close(fd)
                 return False
-            except BaseException:
+            except OSError as error:
                 os.close(fd)
-                raise
+                raise _unusable(self.path, error) from error
             if current:
                 self._fd = fd
                 return True
             os.close(fd)
+        raise _unusable(self.path, OSError("it is replaced again and again"))
 
     def _open(self) -> int:
         # Opened anew for each try: an agent polls every few seconds, and a file that was replaced is noticed.
         try:
-            # No symbolic link: the agents' user owns this directory's contents, and a sidecar that is root must not follow it.
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _LOCK_MODE)
+            # The agents' user owns this directory's contents: a sidecar that is root follows no link there and waits for no lease.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            fd = os.open(self.path, flags, _LOCK_MODE)
             status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(fd)
+                raise OSError("it is no file")
             if status.st_uid == os.geteuid() and status.st_mode & 0o777 != _LOCK_MODE:
                 os.fchmod(fd, _LOCK_MODE)  # the umask took the group's right to write
         except OSError as error:
@@ -158,6 +199,16 @@ class Gate:
     def _is_current(self, fd: int) -> bool:
         """A lock on a file that somebody has since deleted or replaced locks nobody out."""
         try:
-            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+            return os.path.samestat(os.fstat(fd), os.lstat(self.path))
         except FileNotFoundError:
             return False
+
+
+def _move_into(made: Path, place: Path) -> None:
+    """Put the file there, whatever lies there now. A directory, which a file can't replace, is moved out of the way first."""
+    try:
+        made.replace(place)
+    except IsADirectoryError:
+        # Beside it: into another directory only its owner could move it.
+        place.rename(place.with_name(f".taken-{secrets.token_hex(8)}"))
+        made.replace(place)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaler_plugin.agent.container_groups import living_groups, may_be_of
+from scaler_plugin.agent.container_groups import WORKER_LABEL, living_groups, may_be_of
 
 #: In the environment of everything that an agent starts.
 SLOT_MARKER = "SCALER_SLOT_DIR"
@@ -29,6 +29,8 @@ SLOT_MARKER = "SCALER_SLOT_DIR"
 _TICK_SLACK_S = 0.02
 
 _DOCKER_TIMEOUT_S = 10.0
+#: No environment of a process is larger when it starts (the kernel's limit is 6 MiB); later its owner can make it seem so.
+_LARGEST_ENVIRONMENT = 8 * 2**20
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _DEAD = frozenset("ZXx")
 
@@ -70,16 +72,16 @@ def living_processes(slot_directory: Path, since_boottime: float, agent_uid: int
 
 
 def _living(marker: bytes, earliest_ticks: float, agent_uid: int | None) -> Iterator[ProcessKey]:
-    own = os.getpid()
+    no_tasks = (1, os.getpid())  # the first process was started by the kernel or a container's runtime, by no agent
     for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == own:
+        if not name.isdigit() or int(name) in no_tasks:
             continue
         stat = process_state(int(name))
         if stat is None or stat[0] in _DEAD or stat[1].started_ticks < earliest_ticks:
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
-                ours = marker in file.read().split(b"\0")
+                ours = marker in file.read(_LARGEST_ENVIRONMENT).split(b"\0")
         except PermissionError:
             ours = agent_uid is not None and _uid(name) == agent_uid
         except OSError:  # it ended meanwhile
@@ -113,27 +115,62 @@ def owns(uid: int | None, key: ProcessKey) -> bool:
 
 
 def living_containers(worker_id: str) -> tuple[str, ...]:
-    """Ids of the running containers that this worker's agent started.
+    """Ids of the running containers that this worker's agent started, or ``ContainersUnknown``: see :class:`RunningContainers`."""
+    return RunningContainers().of(worker_id)
 
-    The label is ``Worker._worker_label`` of clearml-agent, the same from 1.9 to 3.0. When the docker daemon does not answer, the
-    kernel is asked (:mod:`scaler_plugin.agent.container_groups`). Raises ``ContainersUnknown`` when that leaves a doubt.
+
+class RunningContainers:
+    """The running containers of all agents at one moment. Docker is asked once, when the first worker's are wanted.
+
+    Its failure counts for all workers, too: a daemon that hangs costs :data:`_DOCKER_TIMEOUT_S` a question, and a sidecar that
+    asked for each of its slots would be taken for hung itself.
     """
-    command = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=clearml-worker-id={worker_id}"]
+
+    def __init__(self) -> None:
+        self._of_worker: dict[str, tuple[str, ...]] | None = None
+        self._groups: tuple[str, ...] = ()
+        self._failure = ""
+
+    def of(self, worker_id: str) -> tuple[str, ...]:
+        """Ids of those that this worker's agent started.
+
+        When the docker daemon does not answer, the kernel is asked (:mod:`scaler_plugin.agent.container_groups`): a dead daemon
+        leaves containers running or not, and must neither hide a task nor hold an empty machine for ever. Raises
+        ``ContainersUnknown`` when that leaves a doubt.
+        """
+        if self._of_worker is None:
+            try:
+                self._of_worker = _ask_docker()
+            except _DockerSilent as error:
+                self._of_worker, self._groups, self._failure = {}, living_groups(), str(error)
+        doubtful = tuple(container for container in self._groups if may_be_of(container, worker_id))
+        if doubtful:
+            raise ContainersUnknown(
+                f"`docker ps` failed ({self._failure}), and processes of containers live: {', '.join(doubtful)}"
+            )
+        return self._of_worker.get(worker_id, ())
+
+
+class _DockerSilent(Exception):
+    """``docker ps`` gave no answer."""
+
+
+def _ask_docker() -> dict[str, tuple[str, ...]]:
+    """Worker id and containers, by the label ``Worker._worker_label`` of clearml-agent, the same from 1.9 to 3.0."""
+    shown = f'{{{{.ID}}}}\t{{{{.Label "{WORKER_LABEL}"}}}}'
+    command = ["docker", "ps", "--no-trunc", "--filter", f"label={WORKER_LABEL}", "--format", shown]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOCKER_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_DOCKER_TIMEOUT_S, check=False
+        )
     except FileNotFoundError:
-        return ()  # no docker, no containers
+        return {}  # no docker, no containers
     except (OSError, subprocess.TimeoutExpired) as error:
-        return _without_docker(worker_id, str(error))
+        raise _DockerSilent(str(error)) from error
     if done.returncode != 0:
-        return _without_docker(worker_id, done.stderr.strip())
-    return tuple(done.stdout.split())
-
-
-def _without_docker(worker_id: str, why: str) -> tuple[str, ...]:
-    """A dead daemon leaves containers running or not, and must neither hide a task nor hold an empty machine for ever."""
-    groups = living_groups()
-    ours = tuple(container for container in groups if may_be_of(container, worker_id))
-    if ours:
-        raise ContainersUnknown(f"`docker ps` failed ({why}), and processes of containers live: {', '.join(ours)}")
-    return ()
+        raise _DockerSilent(done.stderr.strip())
+    found: dict[str, tuple[str, ...]] = {}
+    for line in done.stdout.splitlines():
+        container, _, worker_id = line.partition("\t")
+        found[worker_id] = (*found.get(worker_id, ()), container)
+    return found

@@ -4,6 +4,10 @@ Only the slot's agent writes it, by an atomic rename, so a reader sees the old r
 synced to disk: it lies on a tmpfs, must outlive processes, and must *not* outlive a boot. A record of an earlier boot counts
 as none.
 
+The directory is the agents' user's to write, so a task in virtual-environment mode can put there what it likes: a link, a pipe, a
+directory, numbers that are none. A look (:func:`look_at_record`) never waits, never follows, reads a bounded part and never
+raises; what is no record is told as a sentence, for "no record" and "a record that somebody broke" are not the same.
+
 A full disk must not keep a slot busy for ever, and its node with it: beside the record lies a spare file of the same size, which is
 written over and takes the record's place when there is no room for a new one.
 """
@@ -12,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import stat
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +33,14 @@ _SPARE = "state.spare"
 _MODE = 0o640
 #: Bytes of a record with the blanks that fill it up, so that any record fits into the spare file: ids and names are shorter.
 _SIZE = 2048
+#: More than this of a file is never read: a record is far below it.
+_READ_AT_MOST = 65_536
+#: Longer than any id or name of ClearML's. They are shown to people and stored in etcd.
+_LONGEST_TEXT = 1024
+#: A record is of the past; the slack is for its numbers' rounding.
+_FUTURE_SLACK_S = 5.0
+#: Neither the kernel's process ids (at most 2^22) nor its ticks reach this.
+_LARGEST_COUNT = 2**53
 
 
 @lru_cache(maxsize=1)
@@ -59,32 +73,98 @@ class SlotRecord:
     queue: QueueName | None = None
 
 
+@dataclass(frozen=True)
+class RecordLook:
+    """What lies in a record's place. ``trouble`` says as a sentence why it is no record, and is empty when nothing lies there.
+
+    ``owner`` is the user id of whoever put it there.
+    """
+
+    record: SlotRecord | None
+    owner: int | None = None
+    trouble: str = ""
+
+
+def look_at_record(directory: Path) -> RecordLook:
+    """The slot's record, or why there is none. Never raises, and waits for nothing, whatever lies there."""
+    path = directory / _FILE
+    try:
+        # Without NONBLOCK a pipe would wait for its writer, and a file under a lease for whoever holds that.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return RecordLook(None)
+    except OSError as error:
+        return RecordLook(None, record_owner(directory), _broken(path, error.strerror or str(error)))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return RecordLook(None, status.st_uid, _broken(path, "it is no file"))
+        text = os.read(fd, _READ_AT_MOST)
+    except OSError as error:
+        return RecordLook(None, record_owner(directory), _broken(path, error.strerror or str(error)))
+    finally:
+        os.close(fd)
+    try:
+        return RecordLook(_parsed(text), status.st_uid)
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        return RecordLook(None, status.st_uid, _broken(path, f"it is no record: {type(error).__name__}"))
+
+
+def _broken(path: Path, why: str) -> str:
+    return f"{path} cannot be read ({why}); only something that runs on the slot can have done that."
+
+
+def _parsed(text: bytes) -> SlotRecord | None:
+    raw: Any = json.loads(text)
+    if raw["boot_id"] != boot_id():
+        return None
+    state = SlotState(raw["state"])
+    if state not in (SlotState.IDLE, SlotState.BUSY):
+        raise ValueError(state)
+    latest = boottime() + _FUTURE_SLACK_S
+    return SlotRecord(
+        state=state,
+        since=_seconds(raw["since"], math.inf),
+        since_boottime=_seconds(raw["since_boottime"], latest),
+        written_at=_seconds(raw["written_at"], latest),
+        agent=ProcessKey(_count(raw["agent"]["pid"]), _count(raw["agent"]["started_ticks"])),
+        worker_id=_text(raw["worker_id"]),
+        docker=raw["docker"] is True,
+        task_id=None if raw["task_id"] is None else TaskId(_text(raw["task_id"])),
+        queue=None if raw["queue"] is None else QueueName(_text(raw["queue"])),
+    )
+
+
+def _seconds(value: Any, latest: float) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds) or seconds > latest:
+        raise ValueError(seconds)
+    return seconds
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError("no count")
+    return value
+
+
+def _text(value: Any) -> str:
+    """Printable: what is no letter could steer the terminal of whoever reads it, and half a surrogate pair can't be stored."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable():
+        raise ValueError("no text")
+    return value
+
+
 def read_record(directory: Path) -> SlotRecord | None:
     """The slot's record; ``None`` when no agent has written one since the machine booted, or it is unreadable as one."""
-    try:
-        raw: Any = json.loads((directory / _FILE).read_bytes())
-        if raw["boot_id"] != boot_id():
-            return None
-        return SlotRecord(
-            state=SlotState(raw["state"]),
-            since=float(raw["since"]),
-            since_boottime=float(raw["since_boottime"]),
-            written_at=float(raw["written_at"]),
-            agent=ProcessKey(int(raw["agent"]["pid"]), int(raw["agent"]["started_ticks"])),
-            worker_id=raw["worker_id"],
-            docker=raw["docker"],
-            task_id=raw["task_id"],
-            queue=raw["queue"],
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    return look_at_record(directory).record
 
 
 def record_owner(directory: Path) -> int | None:
-    """The user id of the agent that wrote the record, ``None`` without one."""
+    """The user id of whoever put there what lies in the record's place, ``None`` if nothing does."""
     try:
-        return (directory / _FILE).stat().st_uid
-    except FileNotFoundError:
+        return (directory / _FILE).lstat().st_uid
+    except OSError:
         return None
 
 

@@ -50,7 +50,7 @@ class Slot:
     """One ``clearml-agent`` daemon on a node. ``since`` is when it came into its present state.
 
     ``pulling_since`` is set while the agent has been asking for a task for remarkably long: it may hold one that nobody
-    else knows of yet.
+    else knows of yet. ``problem`` says as a sentence what is wrong with the slot's files, which a task may have done.
     """
 
     index: int
@@ -59,6 +59,7 @@ class Slot:
     task_id: TaskId | None = None
     queue: QueueName | None = None
     pulling_since: float | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -219,17 +219,17 @@ def test_a_container_of_the_worker_keeps_the_slot_busy_after_its_agent_died(
     tmp_path: Path, clock: SteppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = fake_docker(tmp_path / "bin", monkeypatch, f"cat {tmp_path}/running")
-    (tmp_path / "running").write_text("0123abcd\n")
+    (tmp_path / "running").write_text("0123abcd\tc:p:t:i-1\n4567\tc:p:t:i-2\n")
     dead = subprocess.Popen(
         [sys.executable, "-c", DOCKER_AGENT, str(tmp_path / "state")], stdout=subprocess.PIPE, text=True
     )
     dead.wait()
     sidecar = NodeSlots(tmp_path / "state", 1, ["c:p:t:i-1"], clock)
     assert state(sidecar) is SlotState.BUSY
-    assert "label=clearml-worker-id=c:p:t:i-1" in calls.read_text()
+    assert "label=clearml-worker-id" in calls.read_text()
     successor = AgentSlot(tmp_path / "state", 0, "c:p:t:i-1", docker=True)
     assert not successor.try_enter_pull()
-    (tmp_path / "running").write_text("")
+    (tmp_path / "running").write_text("4567\tc:p:t:i-2\n")
     assert successor.try_enter_pull()
 
 
