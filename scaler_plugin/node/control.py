@@ -26,6 +26,10 @@ CONTROL_SOCKET = "control.sock"
 #: A client that does not finish its line in time is dropped: the sidecar's loop waits for nobody.
 CLIENT_TIMEOUT_S = 0.5
 LONGEST_LINE = 65_536
+#: At least so long between two ends of a sleep by a knock. A pass is root's work, and every task may knock.
+KNOCK_PAUSE_S = 0.1
+#: So many datagrams are taken at a time, so that whoever sends faster does not hold the loop. The rest end a later sleep.
+_KNOCKS_AT_A_TIME = 64
 
 
 class ControlSockets:
@@ -34,6 +38,7 @@ class ControlSockets:
     def __init__(self, directory: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._answer = answer
         self._selector = selectors.DefaultSelector()
+        self._knocked_at = float("-inf")
         self._paths = (directory / WAKE_SOCKET, directory / CONTROL_SOCKET)
         try:
             self._wake = _bind(self._paths[0], socket.SOCK_DGRAM)
@@ -56,12 +61,32 @@ class ControlSockets:
             self._pipe_in.send(b"x")
 
     def sleep(self, seconds: float) -> None:
-        """Return after so long, or as soon as something knocked; questions are answered on the way."""
-        for key, _ in self._selector.select(max(0.0, seconds)):
-            if key.fileobj is self._control:
-                self._serve()
-            else:
-                _drain(key.fileobj)  # type: ignore[arg-type]
+        """Return after so long, or as soon as something knocked; questions are answered on the way.
+
+        A first knock ends it at once, another one not before :data:`KNOCK_PAUSE_S` after the last that did. :meth:`wake` always
+        ends it at once.
+        """
+        until = time.monotonic() + max(0.0, seconds)
+        knocked = False
+        try:
+            while True:
+                for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+                    if key.fileobj is self._control:
+                        self._serve()
+                    elif key.fileobj is self._wake:
+                        knocked = True
+                        self._selector.unregister(self._wake)  # or it would end each select of the pause at once
+                        until = min(until, self._knocked_at + KNOCK_PAUSE_S)
+                    else:
+                        _drain(self._pipe_out)
+                        return
+                if time.monotonic() >= until:
+                    return
+        finally:
+            if knocked:
+                _drain(self._wake)  # the pass that follows sees what all of these tell of
+                self._selector.register(self._wake, selectors.EVENT_READ)
+                self._knocked_at = time.monotonic()
 
     def close(self) -> None:
         self._selector.close()
@@ -141,5 +166,5 @@ def _bind(path: Path, kind: socket.SocketKind) -> socket.socket:
 
 def _drain(sock: socket.socket) -> None:
     with suppress(BlockingIOError):
-        while sock.recv(4096):
-            pass
+        for _ in range(_KNOCKS_AT_A_TIME):
+            sock.recv(4096)

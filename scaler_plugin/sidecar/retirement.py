@@ -66,7 +66,10 @@ class Retirement:
             self._ask_again_at = self._ports.clock.monotonic() + pause_s
             return None
         if not self._ports.gates.close():
-            self.why = "An agent is asking for a task at this moment."
+            self.why = next(
+                (slot.problem for slot in self._ports.gates.slots() if slot.problem),
+                "An agent is asking for a task at this moment.",
+            )
             return None
         # Behind closed gates nothing can change any more: what is seen now is what is.
         node = replace(node, slots=self._ports.gates.slots())

@@ -22,6 +22,13 @@ FAILURES_SHOWN_FOR_S = 3600.0
 FIRST_VIEW_WITHIN_S = 30.0
 #: The default of ``startup_timeout``: an agent that has not started by then costs money and takes no task.
 AGENT_START_WITHIN_S = 600.0
+#: A pull is an HTTP call of milliseconds, and minutes while the server does not answer and the agent tries again.
+PULL_WITHIN_S = 300.0
+
+_SPOILED = (
+    "A task did this, in error or with intent: look on that instance at what runs there, and into the task's console. "
+    "`scaler-sidecar drain` lets the node take no other task; a node without a sound slot ends by itself."
+)
 
 #: What to do about an event that tells of a failure, by kind.
 _ADVICE = {
@@ -162,6 +169,17 @@ def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
                     f"{which} {what}.",
                     "Look at the agent's log on that instance; `scaler-sidecar node` there shows its slots.",
                     min(slot.since for slot in late),
+                )
+        for slot in node.slots:
+            if slot.problem:
+                yield Problem(node.instance_id, slot.problem, _SPOILED, 0.0)
+            elif slot.pulling_since is not None and now - slot.pulling_since > PULL_WITHIN_S:
+                yield Problem(
+                    node.instance_id,
+                    f"The agent of slot {slot.index} has been asking for a task for {duration(now - slot.pulling_since)}. Until it "
+                    "has an answer or ends, no task that is in no queue is put back into a queue of its pool.",
+                    "Look at the agent's log on that instance; if it hangs, terminate the instance.",
+                    slot.pulling_since,
                 )
 
 

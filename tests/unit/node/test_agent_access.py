@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from scaler_plugin.agent.gate import Gate
+from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.errors import HostError
 from scaler_plugin.node.agent_access import AgentUser, agent_user, make_slot_directories
 from scaler_plugin.node.clearml_conf import use_clearml_conf, write_clearml_conf
+from scaler_plugin.node.clock import SystemClock
 
 
 def mode_and_group(path: Path) -> tuple[int, int]:
@@ -72,6 +74,16 @@ def test_a_symbolic_link_in_place_of_the_gate_is_not_followed(tmp_path: Path) ->
     with pytest.raises(HostError, match="cannot be used"):
         Gate(tmp_path).try_exclusive()
     assert mode_and_group(target)[0] == 0o644
+
+
+def test_a_symbolic_link_in_place_of_the_gate_costs_the_sidecar_no_more_than_a_gate_that_does_not_close(
+    tmp_path: Path,
+) -> None:
+    sidecar = NodeSlots(tmp_path, 1, ["w"], SystemClock())
+    (tmp_path / "slots" / "0" / "gate.lock").symlink_to(tmp_path / "node.json")
+    assert not sidecar.close()
+    assert "gate.lock" in sidecar.slots()[0].problem
+    assert not (tmp_path / "node.json").exists()
 
 
 def test_agents_use_the_clearml_conf_that_boot_wrote(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from scaler_plugin.errors import HostError
-from scaler_plugin.node.control import CONTROL_SOCKET, WAKE_SOCKET, ControlSockets, ask_sidecar
+from scaler_plugin.node.control import CONTROL_SOCKET, KNOCK_PAUSE_S, WAKE_SOCKET, ControlSockets, ask_sidecar
 from scaler_plugin.node.notify import notify
 
 DEADLINE_S = 20.0
@@ -88,6 +90,44 @@ def test_any_datagram_ends_the_sleep(loop: Loop, tmp_path: Path) -> None:
             if loop.woken.wait(0.1):
                 return
     pytest.fail("the sleep did not end")
+
+
+def knock_without_end(directory: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as knock:
+        knock.connect(directory)
+        while True:
+            knock.send(b"")
+
+
+def test_whoever_knocks_without_end_gets_a_pass_each_pause_and_no_more(tmp_path: Path) -> None:
+    """Counted in pauses and not in seconds: a slow machine has fewer passes, none has more."""
+    sockets = ControlSockets(tmp_path, lambda _request: {})
+    senders = [
+        multiprocessing.get_context("spawn").Process(
+            target=knock_without_end, args=(str(tmp_path / WAKE_SOCKET),), daemon=True
+        )
+        for _ in range(4)
+    ]
+    try:
+        for sender in senders:
+            sender.start()
+        sockets.sleep(DEADLINE_S)  # until they are there
+        began = time.monotonic()
+        for _ in range(10):
+            sockets.sleep(DEADLINE_S)
+        assert time.monotonic() - began >= 10 * KNOCK_PAUSE_S
+    finally:
+        for sender in senders:
+            sender.terminate()
+            sender.join(DEADLINE_S)
+        sockets.close()
+
+
+def test_a_question_ends_no_sleep(loop: Loop, tmp_path: Path) -> None:
+    assert ask_sidecar(tmp_path, {"ask": "report"})["asked"]
+    assert not loop.woken.is_set()
+    loop.sockets.wake()
+    assert loop.woken.wait(DEADLINE_S)
 
 
 def test_a_wake_from_another_thread_ends_the_sleep(loop: Loop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from scaler_plugin.coordination.codec import encode
@@ -154,3 +156,20 @@ def test_a_launch_record_under_another_ones_key_is_named_and_not_counted_twice()
     made = make_report(sort_records((*entries(view(), launch()), copy), KEYS), NOW)
     assert [launch.launch_id for launch in made.launches] == ["demo-1"]
     assert KEYS.launch(LaunchId("copy")) in made.problems[0].what
+
+
+def test_a_slot_that_a_task_has_spoiled_is_named_with_its_node() -> None:
+    spoiled = node(1)
+    spoiled = replace(spoiled, slots=tuple(replace(slot, problem="state.json is a pipe.") for slot in spoiled.slots))
+    (problem, *_) = report(view(), spoiled).problems
+    assert (problem.about, problem.what, problem.current) == (spoiled.instance_id, "state.json is a pipe.", True)
+    assert "drain" in problem.what_to_do
+
+
+@pytest.mark.parametrize(("lasts_s", "told"), [(60.0, False), (1200.0, True)])
+def test_a_pull_that_does_not_end_is_named_with_what_it_holds_up(lasts_s: float, told: bool) -> None:
+    pulling = node(1)
+    pulling = replace(pulling, slots=tuple(replace(slot, pulling_since=NOW - lasts_s) for slot in pulling.slots))
+    assert [(p.about, "is put back" in p.what) for p in report(view(), pulling).problems] == [
+        (pulling.instance_id, True) for _ in pulling.slots if told
+    ]
