@@ -35,8 +35,6 @@ class PoolCount:
     booting_instances: int = 0
     leaving_instances: int = 0
     busy_slots: int = 0
-    idle_slots: int = 0
-    starting_slots: int = 0
     unproven_instances: int = 0
     supply_slots: int = 0
 
@@ -87,10 +85,6 @@ class _Census:
         for slot in node.slots:
             if slot.state is SlotState.BUSY:
                 count.busy_slots += 1
-            elif slot.state is SlotState.IDLE:
-                count.idle_slots += 1
-            else:
-                count.starting_slots += 1
             if up and pool is not None and _will_pull(slot, pool, self._now):
                 count.supply_slots += 1
 
