@@ -176,9 +176,9 @@ def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
             elif slot.pulling_since is not None and now - slot.pulling_since > PULL_WITHIN_S:
                 yield Problem(
                     node.instance_id,
-                    f"The agent of slot {slot.index} has been asking for a task for {duration(now - slot.pulling_since)}. Until it "
-                    "has an answer or ends, no task that is in no queue is put back into a queue of its pool.",
-                    "Look at the agent's log on that instance; if it hangs, terminate the instance.",
+                    f"The agent of slot {slot.index} has been asking for a task for {duration(now - slot.pulling_since)}, or could "
+                    "not write down which it got. Until that ends, no task that is in no queue is put back into one of its pool.",
+                    "Look at the agent's log and the disk on that instance; if the agent hangs, terminate the instance.",
                     slot.pulling_since,
                 )
 
