@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.coordination.store import CreatedAt, Put, Store
+from scaler_plugin.coordination.store import CreatedAt, Delete, Put, Store
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.errors import NotLeader
 
@@ -35,6 +35,11 @@ def condemn(election: Election, store: Store, keys: Keys, instance_id: InstanceI
     if not marked:
         store.revoke_lease(lease)
     return marked
+
+
+def pardon(election: Election, keys: Keys, instance_id: InstanceId) -> None:
+    """Take the mark off, fenced: the node may register. Raises :class:`~scaler_plugin.errors.NotLeader`."""
+    election.fenced([Delete(keys.condemned(instance_id))])
 
 
 def not_condemned(keys: Keys, instance_id: InstanceId) -> CreatedAt:

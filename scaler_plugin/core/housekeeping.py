@@ -1,23 +1,28 @@
 """Which instances to terminate because they will never be of use, and which records to remove because their subject is gone.
 
 Guarantees: an instance is terminated only on two witnesses, etcd (no node record) **and** ClearML (no sign of a task
-on it); when ClearML could not be read, nothing is terminated. An instance that does useful work without a record
-is left alone and reported.
+on it, and for ``lost_after_s`` none of an agent that could pull one); when ClearML could not be read, nothing is terminated.
+An instance that does useful work without a record is left alone and reported, and so is one that may be cut off from etcd only.
+Not guaranteed: that an agent which still asks for tasks after ``lost_after_s`` pulls none between ClearML's answer and the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from scaler_plugin.core.census import may_register_until
 from scaler_plugin.core.model import (
+    Backlog,
     ClearmlWorker,
     InstanceId,
+    Launch,
     LaunchId,
     Node,
     NodeRole,
     PoolName,
+    QueueName,
     ServerTask,
     TaskId,
     TaskStatus,
@@ -32,15 +37,21 @@ LISTING_LAG_S = 60.0
 #: Startup timeout for an instance whose pool is no longer in the configuration.
 ORPHAN_STARTUP_TIMEOUT_S = 600.0
 
+#: An idle agent reports every 30 s: three reports missed in a row, and nobody asks for tasks there any more. An agent that has
+#: popped a task starts and reports it well within the same time, or stands still.
+AGENT_SILENT_S = 90.0
+
 
 @dataclass(frozen=True)
 class Suspect:
-    """An instance that should have registered its node and has not. ``launch_id`` is set while a launch awaits it."""
+    """An instance that should have registered its node by ``overdue_since`` and has not. ``launch_id`` is set while a launch
+    awaits it."""
 
     instance_id: InstanceId
     pool: PoolName | None
     launch_id: LaunchId | None
     cause: str
+    overdue_since: float
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,21 @@ class Working:
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """What ClearML says of suspects, read in this order: a task on its way from a queue to an agent shows in one of the lists."""
+
+    workers: Sequence[ClearmlWorker]
+    tasks: Sequence[ServerTask]
+    backlogs: Mapping[QueueName, Backlog]
+
+
+@dataclass(frozen=True)
 class Verdict:
+    """``asking`` are those whose agent lives: it may pull a task at any moment, or has just done so."""
+
     condemned: tuple[Suspect, ...]
     working: tuple[Working, ...]
+    asking: tuple[Suspect, ...] = ()
 
 
 def find_suspects(observation: Observation, policy: ClusterPolicy, now: float) -> tuple[Suspect, ...]:
@@ -74,12 +97,25 @@ def _late(observation: Observation, policy: ClusterPolicy, now: float) -> list[S
         timeout = _startup_timeout(policy, launch.pool)
         if waited >= timeout:
             cause = f"did not register within its startup_timeout of {timeout:.0f} s"
+            vanished = find_vanished(launch, observation, policy, now)
             suspects += [
-                Suspect(i, launch.pool, launch.launch_id, cause)
+                Suspect(i, launch.pool, launch.launch_id, cause, launch.awaited_since + timeout)
                 for i in launch.awaited
-                if i not in observation.node_ids and i not in observation.ending
+                if i not in observation.node_ids and i not in observation.ending and i not in vanished
             ]
     return suspects
+
+
+def find_vanished(launch: Launch, observation: Observation, policy: ClusterPolicy, now: float) -> frozenset[InstanceId]:
+    """Awaited instances past their time that EC2 does not list, although they are old enough to be listed.
+
+    They have ended long ago, or lost the cluster's tag, without which nobody of the cluster may end them: to wait for them, or to
+    ask EC2 for their end, is in vain.
+    """
+    patience_s = max(_startup_timeout(policy, launch.pool), LISTING_LAG_S)
+    if observation.instances is None or now - launch.awaited_since < patience_s:
+        return frozenset()
+    return frozenset(launch.awaited) - {i.instance_id for i in observation.instances} - observation.node_ids
 
 
 def _orphans(observation: Observation, policy: ClusterPolicy, now: float) -> list[Suspect]:
@@ -87,9 +123,10 @@ def _orphans(observation: Observation, policy: ClusterPolicy, now: float) -> lis
     for instance in observation.unrecorded:
         first_seen = observation.unrecorded_since.get(instance.instance_id, now)
         timeout = _startup_timeout(policy, instance.pool)
-        if now >= may_register_until(instance, first_seen, timeout):
+        overdue_since = may_register_until(instance, first_seen, timeout)
+        if now >= overdue_since:
             cause = "is tagged as part of the cluster, but neither a node nor a launch record knows it"
-            suspects.append(Suspect(instance.instance_id, instance.pool, None, cause))
+            suspects.append(Suspect(instance.instance_id, instance.pool, None, cause, overdue_since))
     return suspects
 
 
@@ -100,33 +137,80 @@ def _startup_timeout(policy: ClusterPolicy, pool: PoolName | None) -> float:
 
 def judge(
     suspects: Sequence[Suspect],
-    workers: Sequence[ClearmlWorker],
-    tasks: Sequence[ServerTask],
-    lost_after_s: float,
+    seen: Evidence,
+    policy: ClusterPolicy,
+    popped_since: Mapping[TaskId, float],
     now: float,
 ) -> Verdict:
-    """The second witness: a suspect is condemned unless ClearML has heard of a task on it within ``lost_after_s``.
+    """The second witness. A suspect is spared
 
-    Both lists are asked, as a worker that reports no more leaves the server's list after 600 s while its task may go on.
+    - while ClearML has heard of a task on it within ``lost_after_s``. Both lists are asked, as a worker that reports no more leaves
+      the server's list after 600 s while its task may go on;
+    - while its agent lives, until it has been overdue for ``lost_after_s``: a node that is cut off from etcd alone looks like
+      that, and its agent pulls through an open gate;
+    - and later than that, while its agent lives and a task of its queues has just been taken by nobody knows whom.
+
+    Args:
+        suspects: from :func:`find_suspects`.
+        seen: ClearML's lists, read after the suspects were found.
+        policy: ``lost_after_s``, and which queues a pool serves.
+        popped_since: from :func:`follow_popped`, of the same lists.
+        now: seconds since the epoch.
     """
-    at_work: dict[str, tuple[WorkerId, TaskId]] = {}
-    for task in tasks:
-        if (
-            task.status is TaskStatus.IN_PROGRESS
-            and task.worker_id is not None
-            and now - max(task.last_update_at, task.status_changed_at) < lost_after_s
-        ):
-            at_work[instance_of(task.worker_id)] = (task.worker_id, task.task_id)
-    for worker in workers:
-        if worker.task_id is not None:
-            at_work[instance_of(worker.worker_id)] = (worker.worker_id, worker.task_id)
-    condemned, working = [], []
+    at_work = _at_work(seen, policy.lost_after_s, now)
+    living = {
+        instance_of(worker.worker_id)
+        for worker in seen.workers
+        if worker.last_report_at is None or now - worker.last_report_at < AGENT_SILENT_S
+    }
+    popped = {task.queue for task in seen.tasks if now - popped_since.get(task.task_id, float("-inf")) < AGENT_SILENT_S}
+    condemned, working, asking = [], [], []
     for suspect in suspects:
         if suspect.instance_id in at_work:
             working.append(Working(suspect, *at_work[suspect.instance_id]))
+        elif suspect.instance_id in living and (
+            now - suspect.overdue_since < policy.lost_after_s or _serves_one_of(suspect, popped, policy)
+        ):
+            asking.append(suspect)
         else:
             condemned.append(suspect)
-    return Verdict(tuple(condemned), tuple(working))
+    return Verdict(tuple(condemned), tuple(working), tuple(asking))
+
+
+def follow_popped(seen: Evidence, before: Mapping[TaskId, float], now: float) -> Mapping[TaskId, float]:
+    """Tasks that were taken from a queue and of which no agent has said yet that it has them, and since when they look so.
+
+    One that no agent will ever start looks so for ever: hence the time, beyond which it is no sign of an agent any more.
+    """
+    waiting = {task_id for backlog in seen.backlogs.values() for task_id in backlog.task_ids}
+    return {
+        task.task_id: before.get(task.task_id, now)
+        for task in seen.tasks
+        if (task.status is TaskStatus.QUEUED and task.task_id not in waiting)
+        # An agent starts a task first and reports it a moment later: until then the task names the worker of its last run.
+        or (task.status is TaskStatus.IN_PROGRESS and task.last_update_at <= task.status_changed_at)
+    }
+
+
+def _at_work(seen: Evidence, lost_after_s: float, now: float) -> Mapping[str, tuple[WorkerId, TaskId]]:
+    """The instances that ClearML has heard of a task on."""
+    at_work = {
+        instance_of(task.worker_id): (task.worker_id, task.task_id)
+        for task in seen.tasks
+        if task.status is TaskStatus.IN_PROGRESS
+        and task.worker_id is not None
+        and now - max(task.last_update_at, task.status_changed_at) < lost_after_s
+    }
+    for worker in seen.workers:
+        if worker.task_id is not None:
+            at_work[instance_of(worker.worker_id)] = (worker.worker_id, worker.task_id)
+    return at_work
+
+
+def _serves_one_of(suspect: Suspect, queues: AbstractSet[QueueName | None], policy: ClusterPolicy) -> bool:
+    pool = policy.pool(suspect.pool)
+    # A pool that is no longer configured may serve any queue, and a task of which no queue is known may be of any.
+    return bool(queues) and (pool is None or None in queues or not queues.isdisjoint(pool.queues))
 
 
 def instance_of(worker_id: WorkerId) -> str:

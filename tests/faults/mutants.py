@@ -17,7 +17,7 @@ from scaler_plugin.coordination.store import Comparison, LeaseId, Put, Store, Tr
 from scaler_plugin.core import census, housekeeping, rescue
 from scaler_plugin.core.model import Launch, Node, NodeState, ServerTask
 from scaler_plugin.core.observation import Observation
-from scaler_plugin.leader import janitor, launcher, rescuer
+from scaler_plugin.leader import launcher, rescuer, terminating
 from scaler_plugin.sidecar import retirement
 from scaler_plugin.simulation.slow_clients import SimFleet
 
@@ -62,7 +62,7 @@ def no_second_witness() -> Iterator[None]:
     def judge(suspects: Sequence[housekeeping.Suspect], *_others: object) -> housekeeping.Verdict:
         return housekeeping.Verdict(tuple(suspects), ())
 
-    with patch.object(janitor, "judge", judge):
+    with patch.object(terminating, "judge", judge):
         yield
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from scaler_plugin.core.census import UNRECORDED_GRACE_S
 from scaler_plugin.core.housekeeping import (
+    AGENT_SILENT_S,
     LISTING_LAG_S,
+    Evidence,
     Suspect,
+    Verdict,
     find_gone_nodes,
     find_suspects,
+    find_vanished,
+    follow_popped,
     instance_of,
     judge,
 )
@@ -40,7 +46,27 @@ def suspects(make: Any, **seen: Any) -> list[str]:
 def test_an_awaited_instance_is_a_suspect_from_its_startup_timeout_on(make: Any) -> None:
     early = make.launch("l-1", started=("i-1",), at=make.now - STARTUP_S + 1)
     late = make.launch("l-2", started=("i-2",), at=make.now - STARTUP_S)
-    assert suspects(make, launches=(early, late)) == ["i-2"]
+    instances = (make.instance("i-1"), make.instance("i-2"))
+    assert suspects(make, launches=(early, late), instances=instances) == ["i-2"]
+
+
+def test_an_awaited_instance_that_ec2_lists_no_more_has_vanished_and_is_no_suspect(make: Any) -> None:
+    late = make.launch(count=2, started=("i-1", "i-2"), at=make.now - STARTUP_S)
+    seen = Observation(launches=(late,), instances=(make.instance("i-1"),))
+    assert find_vanished(late, seen, make.policy(), make.now) == {"i-2"}
+    assert [s.instance_id for s in find_suspects(seen, make.policy(), make.now)] == ["i-1"]
+
+
+def test_nothing_has_vanished_that_is_young_or_registered_or_while_ec2_cannot_be_read(make: Any) -> None:
+    young = make.launch("l-1", started=("i-1",), at=make.now - STARTUP_S + 1)
+    late = make.launch("l-2", started=("i-2",), at=make.now - STARTUP_S)
+    assert find_vanished(young, Observation(instances=()), make.policy(), make.now) == set()
+    assert find_vanished(late, Observation(instances=None), make.policy(), make.now) == set()
+    registered = Observation(instances=(), nodes=(make.node("i-2"),))
+    assert find_vanished(late, registered, make.policy(), make.now) == set()
+    quick = make.policy(make.pool(startup_timeout_s=5.0))
+    fresh = make.launch("l-3", started=("i-3",), at=make.now - LISTING_LAG_S + 1)
+    assert find_vanished(fresh, Observation(instances=()), quick, make.now) == set()
 
 
 def test_an_instance_that_registered_or_ends_is_no_suspect(make: Any) -> None:
@@ -72,26 +98,89 @@ def test_without_a_listing_there_are_no_suspects(make: Any) -> None:
     assert suspects(make, launches=(late,), instances=None) == []
 
 
-SUSPECT = Suspect(InstanceId("i-1"), PoolName("cpu"), None, "cause")
 WORKER = WorkerId("c:cpu:c5.large:i-1:0")
 
 
-def task(status: TaskStatus, updated: float) -> ServerTask:
-    return ServerTask(
-        TaskId("t"), status, QueueName("q"), status_changed_at=updated, last_update_at=updated, worker_id=WORKER
+def suspect(make: Any, overdue_s: float = 10.0, pool: str = "cpu") -> Suspect:
+    return Suspect(InstanceId("i-1"), PoolName(pool), None, "cause", make.now - overdue_s)
+
+
+def worker(make: Any, reported_s: float | None, task_id: str | None = None) -> ClearmlWorker:
+    """``reported_s`` ago."""
+    return ClearmlWorker(
+        WORKER, TaskId(task_id) if task_id else None, None if reported_s is None else make.now - reported_s
     )
 
 
-def test_a_suspect_without_any_sign_of_a_task_is_condemned(make: Any) -> None:
-    idle = ClearmlWorker(WORKER)
-    stranger = ClearmlWorker(WorkerId("c:cpu:c5.large:i-2"), TaskId("t"))
-    verdict = judge((SUSPECT,), (idle, stranger), (), LOST_AFTER_S, make.now)
-    assert verdict.condemned == (SUSPECT,)
-    assert verdict.working == ()
+def task(
+    status: TaskStatus, updated: float, changed: float | None = None, name: str = "t", queue: str | None = "q"
+) -> ServerTask:
+    return ServerTask(
+        TaskId(name),
+        status,
+        QueueName(queue) if queue else None,
+        status_changed_at=updated if changed is None else changed,
+        last_update_at=updated,
+        worker_id=WORKER if status is TaskStatus.IN_PROGRESS else None,
+    )
+
+
+def judged(
+    make: Any,
+    one: Suspect,
+    *workers: ClearmlWorker,
+    tasks: tuple[ServerTask, ...] = (),
+    popped_since: dict[TaskId, float] | None = None,
+    **backlogs: int,
+) -> Verdict:
+    seen = Evidence(workers, tasks, make.backlogs(**backlogs))
+    policy = make.policy(lost_after_s=LOST_AFTER_S)
+    return judge((one,), seen, policy, follow_popped(seen, popped_since or {}, make.now), make.now)
+
+
+def test_a_suspect_without_any_sign_of_a_task_or_an_agent_is_condemned(make: Any) -> None:
+    one = suspect(make)
+    stranger = ClearmlWorker(WorkerId("c:cpu:c5.large:i-2"), TaskId("t"), make.now)
+    assert judged(make, one, worker(make, AGENT_SILENT_S), stranger) == Verdict((one,), ())
+
+
+@pytest.mark.parametrize("reported_s", [0.0, AGENT_SILENT_S - 1, None])
+def test_a_suspect_whose_agent_lives_is_spared_until_it_has_been_overdue_for_lost_after(
+    make: Any, reported_s: float | None
+) -> None:
+    early, late = suspect(make, LOST_AFTER_S - 1), suspect(make, LOST_AFTER_S)
+    assert judged(make, early, worker(make, reported_s)).asking == (early,)
+    assert judged(make, late, worker(make, reported_s)).condemned == (late,)
+
+
+def test_a_task_on_its_way_to_an_agent_spares_one_that_lives_after_lost_after_as_well(make: Any) -> None:
+    one, living = suspect(make, LOST_AFTER_S), worker(make, 10)
+    popped = task(TaskStatus.QUEUED, make.now - 5000, name="q-9")
+    assert judged(make, one, living, tasks=(popped,), q=3).asking == (one,)
+    started = replace(task(TaskStatus.IN_PROGRESS, make.now), worker_id=None)
+    assert judged(make, one, living, tasks=(started,)).asking == (one,)
+    of_no_queue = task(TaskStatus.QUEUED, make.now, queue=None)
+    assert judged(make, one, living, tasks=(of_no_queue,)).asking == (one,)
+    assert judged(make, suspect(make, LOST_AFTER_S, "removed"), living, tasks=(popped,)).condemned == ()
+
+
+def test_no_task_spares_anybody_that_waits_or_is_of_other_queues_or_was_popped_long_ago(make: Any) -> None:
+    one, living = suspect(make, LOST_AFTER_S), worker(make, 10)
+    waits = task(TaskStatus.QUEUED, make.now, name="q-1")
+    assert judged(make, one, living, tasks=(waits,), q=3).condemned == (one,)
+    elsewhere = task(TaskStatus.QUEUED, make.now, queue="other")
+    assert judged(make, one, living, tasks=(elsewhere,)).condemned == (one,)
+    popped, since = task(TaskStatus.QUEUED, make.now), {TaskId("t"): make.now - AGENT_SILENT_S}
+    assert judged(make, one, living, tasks=(popped,), popped_since=since).condemned == (one,)
+
+
+def test_a_task_on_its_way_saves_no_instance_whose_agent_was_never_heard_of(make: Any) -> None:
+    one = suspect(make)
+    assert judged(make, one, tasks=(task(TaskStatus.QUEUED, make.now),)).condemned == (one,)
 
 
 def test_a_suspect_whose_worker_reports_a_task_is_spared(make: Any) -> None:
-    verdict = judge((SUSPECT,), (ClearmlWorker(WORKER, TaskId("t")),), (), LOST_AFTER_S, make.now)
+    verdict = judged(make, suspect(make, 10 * LOST_AFTER_S), worker(make, 500, "t"))
     assert verdict.condemned == ()
     assert [working.task_id for working in verdict.working] == ["t"]
 
@@ -101,8 +190,7 @@ def test_a_suspect_whose_worker_left_the_list_is_spared_while_its_task_was_heard
     make: Any, silent_s: float, spared: bool
 ) -> None:
     running = task(TaskStatus.IN_PROGRESS, make.now - silent_s)
-    verdict = judge((SUSPECT,), (), (running,), LOST_AFTER_S, make.now)
-    assert bool(verdict.working) is spared
+    assert bool(judged(make, suspect(make), tasks=(running,)).working) is spared
 
 
 @pytest.mark.parametrize(
