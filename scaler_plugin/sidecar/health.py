@@ -61,7 +61,9 @@ class CrashWatch:
     def look(self, node: Node, now: float) -> str | None:
         """Why the node is unfit, if an agent of it dies again and again. ``now`` is monotonic."""
         for slot in node.slots:
-            if slot.state is not SlotState.DOWN:
+            if (
+                slot.state is not SlotState.DOWN or slot.problem
+            ):  # a record that a task has spoiled says nothing of its agent
                 self._down.discard(slot.index)
             elif slot.index not in self._down:
                 self._down.add(slot.index)

@@ -161,7 +161,7 @@ def _of_nodes(nodes: Iterable[Node], now: float) -> Iterator[Problem]:
             (SlotState.DOWN, AGENT_RESTART_GRACE_S, "down and did not come back"),
             (SlotState.STARTING, AGENT_START_WITHIN_S, "still not started"),
         ):
-            late = [slot for slot in node.slots if slot.state is state and now - slot.since > patience_s]
+            late = [s for s in node.slots if s.state is state and not s.problem and now - s.since > patience_s]
             if late and node.state is NodeState.UP:
                 which = "Its agent is" if len(node.slots) == 1 else f"{len(late)} of its {len(node.slots)} agents are"
                 yield Problem(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from scaler_plugin.core.health import CRASH_LOOP_DEATHS, DiskSpace, Vitals, Xid
-from scaler_plugin.core.model import NodeState
-from scaler_plugin.sidecar.health import DOCKER_PATIENCE_S
+from scaler_plugin.core.model import NodeState, Slot, SlotState
+from scaler_plugin.sidecar.health import DOCKER_PATIENCE_S, CrashWatch
 from scaler_plugin.sidecar.ports import HookOutcome
 
 from .node_world import NodeWorld, OneNode
@@ -115,6 +116,16 @@ def test_an_agent_that_dies_again_and_again_is_a_crash_loop(world: NodeWorld) ->
     crash(node, world)
     assert node.ending
     assert "died 3 times" in node.host.shutdowns[0]
+
+
+def test_a_record_that_is_spoiled_again_and_again_is_no_death_of_the_agent(world: NodeWorld) -> None:
+    worker = world.worker()
+    world.run(2)
+    watch, node = CrashWatch(), world.records()[worker.id]
+    for second in range(20):
+        spoiled = Slot(0, SlotState.DOWN, 0.0, problem="state.json is a pipe.")
+        slot = spoiled if second % 2 else Slot(0, SlotState.IDLE, 0.0)
+        assert watch.look(replace(node, slots=(slot,)), float(second)) is None
 
 
 def test_deaths_over_hours_are_no_crash_loop(world: NodeWorld) -> None:
@@ -230,7 +241,7 @@ def test_a_node_that_has_run_a_task_is_not_useless_whatever_becomes_of_it(world:
     assert node.ending
     assert not world.records()[node.id].useless
     node.sidecar.stop()
-    assert node.id not in world.records()
+    assert not world.records()[node.id].useless
 
 
 def test_a_node_whose_agent_never_came_up_is_useless_and_one_that_was_idle_for_long_is_not(world: NodeWorld) -> None:
