@@ -109,6 +109,9 @@ class _Census:
             return  # a probe that boots or ends takes no worker's place
         count, pool = self._of(instance.pool)
         count.instances += 1
+        if instance.instance_id in self._observation.left:
+            count.leaving_instances += 1
+            return
         if pool is None:
             return
         first_seen = self._observation.unrecorded_since.get(instance.instance_id, self._now)

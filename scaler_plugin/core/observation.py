@@ -34,6 +34,8 @@ class Observation:
 
     ``unrecorded_since`` says since when the leader has seen an instance that has neither a node nor a launch record.
 
+    ``left`` are the unrecorded whose node, when the leader saw its record last, was leaving: their systems shut down.
+
     ``unread_nodes`` are nodes that are registered, so their sidecars live, but whose records can't be understood.
     ``unread_launches`` are launch records that can't be, and since when the leader has seen them: they may stand for instances
     that EC2 does not list yet.
@@ -45,6 +47,7 @@ class Observation:
     instances: tuple[Instance, ...] | None = None
     cooldowns: tuple[Cooldown, ...] = ()
     unrecorded_since: Mapping[InstanceId, float] = field(default_factory=dict)
+    left: frozenset[InstanceId] = frozenset()
     starts: tuple[StartRecord, ...] = ()
     unread_nodes: frozenset[InstanceId] = frozenset()
     unread_launches: Mapping[LaunchId, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from scaler_plugin.coordination.registry import read_nodes
 from scaler_plugin.coordination.start_records import read_start_records
 from scaler_plugin.coordination.store import Entry, Store
 from scaler_plugin.core.housekeeping import LISTING_LAG_S
-from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, LaunchId, Node, QueueName
+from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, LaunchId, Node, NodeState, QueueName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
@@ -26,7 +26,7 @@ from scaler_plugin.leader.problems import ProblemBoard
 
 #: DescribeInstances while nothing boots or ends: EC2's limits are per account and region, shared with everybody else in it.
 LISTING_QUIET_S = 10.0
-#: … and while a launch or an instance without a record is pending, where seconds decide about a maximum or a replacement.
+#: … and while a launch, an end or an instance without a record is pending, where seconds decide about a maximum or a replacement.
 LISTING_BUSY_S = 3.0
 #: A listing older than this is no picture of the fleet any more: no launch is planned on it.
 LISTING_STALE_S = 30.0
@@ -35,8 +35,8 @@ CREATE_AGAIN_S = 60.0
 
 
 class Observer:
-    """Keeps the last EC2 listing, and since when instances have been without a record and launch records unreadable; all of it can
-    be rebuilt from nothing."""
+    """Keeps the last EC2 listing, since when instances have been without a record and launch records unreadable, and which of them
+    were leaving when their records went; a leader without that memory decides a little later."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Observer:
         self._listing: tuple[Instance, ...] | None = None
         self._listed_at = 0.0
         self._unrecorded_since: dict[InstanceId, float] = {}
+        self._leaving: frozenset[InstanceId] = frozenset()  # as their records said last
         self._unread_since: dict[LaunchId, float] = {}
         self._not_created: dict[QueueName, tuple[float, str]] = {}  # until when it is left alone, and why
 
@@ -99,7 +100,11 @@ class Observer:
             instance.instance_id: self._unrecorded_since.get(instance.instance_id, now)
             for instance in observation.unrecorded
         }
-        return replace(observation, unrecorded_since=dict(self._unrecorded_since))
+        # EC2 calls an instance running for as long as its system takes to stop, and its record is gone by then.
+        left = self._leaving.intersection(self._unrecorded_since)
+        unlisted = self._leaving - observation.node_ids if instances is None else frozenset()
+        self._leaving = left.union(unlisted, (node.instance_id for node in nodes if node.state is not NodeState.UP))
+        return replace(observation, unrecorded_since=dict(self._unrecorded_since), left=left)
 
     def expect_change(self) -> None:
         """List EC2 in the next pass: something was just started or ended."""
@@ -143,6 +148,7 @@ class Observer:
 
     def _listing_interval(self, nodes: tuple[Node, ...], launches: tuple[Launch, ...]) -> float:
         unread = any(self._clock.now() - since < LISTING_LAG_S for since in self._unread_since.values())
-        if launches or self._unrecorded_since or unread:
+        retiring = any(node.state is NodeState.RETIRING for node in nodes)
+        if launches or self._unrecorded_since or unread or retiring:
             return LISTING_BUSY_S
         return LISTING_QUIET_S

@@ -108,13 +108,14 @@ class Sidecar:
     def stop(self) -> None:
         """The process is asked to end (SIGTERM): say goodbye. Never raises.
 
-        The node's record stays under its lease unless the node retires: a restarted sidecar takes it up again. That of a useless
-        node is left to its lease as well: the leader must get to see it, and counts it as a failed start.
+        The node's record stays under its lease: a restarted sidecar takes it up again. That of a worker that ends stays too, as
+        EC2 calls the instance running until its system has stopped, and without a record it would count as one that is about to
+        come. The leader removes it with the instance's end, and gets to see that of a useless node, a failed start.
         """
         self._leading.stop()
         if self._ending is not None:
             self._unregister_workers()
-            if not self._node.useless:
+            if self._identity.role is not NodeRole.WORKER:
                 self._registry.leave()
 
     @property

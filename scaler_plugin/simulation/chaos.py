@@ -100,6 +100,7 @@ def run(seed: int, faults: tuple[Fault, ...]) -> Outcome:
         node_ttl_s=30,
         agent_poll_s=5.0,
         one_way_s=_slow_latency if slow else _latency,
+        power_off_s=_power_off,
     )
     watch = Watch(world, longest_wait_s=LONGEST_WAIT_S if seed % CALM_EVERY == 0 else None)
     world.watchers.append(watch.check)
@@ -154,6 +155,11 @@ def _duration(arrival: Arrival, slow: bool) -> float:
 def _slow_latency(rng: Random) -> float:
     """A bad network: what two nodes do at the same time overlaps for seconds."""
     return rng.expovariate(1 / 0.3)
+
+
+def _power_off(rng: Random) -> float:
+    """Unmounting takes seconds; one system in five waits for a unit up to systemd's stop timeout."""
+    return rng.uniform(1.0, 10.0) if rng.random() < 0.8 else rng.uniform(10.0, 85.0)
 
 
 def _run_seed(seed: int) -> Outcome:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 #: systemd starts a service that died again after this long.
 RESTART_S = 2.0
-#: From "shut down" to the end of all processes.
+#: From "shut down" to the end of all processes that may matter to a task.
 SHUTDOWN_S = 5.0
 
 
@@ -92,6 +92,7 @@ class SimMachine:
         self._poke: Callable[[], None] = lambda: None
         self._poke_interruptions: Callable[[], None] = lambda: None
         self._shutting_down = False
+        self._stopped = False  # systemd has ended the services; nothing starts again
 
     @property
     def busy(self) -> bool:
@@ -108,6 +109,11 @@ class SimMachine:
         """The whole machine stands still until this moment of the world's monotonic clock."""
         for process in self.processes:
             process.paused_until = max(process.paused_until, until)
+
+    @property
+    def _restarts(self) -> bool:
+        """Whether systemd starts a service that died."""
+        return self.on and not self._stopped
 
     @property
     def leads(self) -> bool:
@@ -266,18 +272,18 @@ class SimMachine:
         self.sidecar_process.kill()
         self._gates.crash()
         self.store_client.close()  # its connections
-        self.world.scheduler.call_later(RESTART_S, lambda: self.start_sidecar() if self.on else None)
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_sidecar() if self._restarts else None)
 
     def kill_agent(self, slot: int) -> None:
         """SIGKILL; systemd starts it again. The task's child lives on."""
         self.agents[slot].kill()
-        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self.on else None)
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self._restarts else None)
         self.poke()
 
     def kill_slot(self, slot: int) -> None:
         """SIGKILL to the agent and all of its task; systemd starts the agent again."""
         self.agents[slot].kill_with_task()
-        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self.on else None)
+        self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self._restarts else None)
         self.poke()
 
     def power_off(self) -> None:
@@ -294,17 +300,19 @@ class SimMachine:
             self.world.scheduler.spawn(SimProcess(f"systemd {self.identity.instance_id}"), self._shut_down)
 
     def _shut_down(self) -> None:
-        """What systemd does: the agents first, then the sidecar, then the power."""
+        """What systemd does: the agents first, then the sidecar, then all the rest, then the power."""
         scheduler = self.world.scheduler
         scheduler.sleep(SHUTDOWN_S)
         if not self.on:
             return
         self.world.about_to_shut_down(self)
+        self._stopped = True
         for agent in self.agents:
             agent.terminate()
         if self.sidecar is not None and self.sidecar_process.alive:
             self.sidecar_process.kill()
             self.sidecar.stop()
+        scheduler.sleep(self.world.power_off_s(self.world.rng))
         if self.on:
             self.power_off()
             self.world.fleet.guest_shut_down(self.identity.instance_id)

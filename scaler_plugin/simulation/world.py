@@ -35,7 +35,8 @@ WriteWatcher: TypeAlias = Callable[[InstanceId, Sequence[Comparison], Sequence[W
 
 class World:
     """``step_s`` (a sidecar's look when nothing wakes it), ``lead_step_s`` (a candidate's), ``node_ttl_s`` and ``agent_poll_s`` are
-    coarser than in life where a day should pass in seconds. ``one_way_s`` draws how long a call travels each way. With
+    coarser than in life where a day should pass in seconds. ``one_way_s`` draws how long a call travels each way, ``power_off_s``
+    how long a system goes on stopping, and its instance counts as running, when its services have ended. With
     ``probe_every_s`` a schedule launches probes, and no standby machine is up.
     """
 
@@ -50,6 +51,7 @@ class World:
         agent_poll_s: float = 10.0,
         lead_step_s: float = 1.0,
         one_way_s: Callable[[Random], float] = lambda _rng: 0.0,
+        power_off_s: Callable[[Random], float] = lambda _rng: 0.0,
         probe_every_s: float | None = None,
     ) -> None:
         self.config = config
@@ -67,6 +69,7 @@ class World:
         self.step_s = step_s
         self.node_ttl_s = node_ttl_s
         self.agent_poll_s = agent_poll_s
+        self.power_off_s = power_off_s
         self.lead_step_s = lead_step_s
         self.workload = Durations()
         self.check_exit_code = 0  # of the pools' own checks, on machines that boot from now on

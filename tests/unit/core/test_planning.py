@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -141,6 +142,24 @@ def test_after_etcd_was_emptied_the_running_fleet_is_not_launched_a_second_time(
     assert counts(plan_launches(make.policy(), observation, make.now)) == {}
     later = plan_launches(make.policy(make.pool(maximum=5)), observation, make.now + UNRECORDED_GRACE_S)
     assert counts(later) == {"cpu": 1}, "those that do not come back are no supply, but exist"
+
+
+def test_an_instance_whose_node_was_leaving_when_its_record_went_exists_and_is_no_supply_nor_of_the_minimum(
+    make: Any,
+) -> None:
+    stopping = make.instance("i-1")
+    since = {InstanceId("i-1"): make.now}
+    observation = seen(
+        make,
+        backlogs=make.backlogs(q=1),
+        instances=(stopping,),
+        unrecorded_since=since,
+        left=frozenset({InstanceId("i-1")}),
+    )
+    assert counts(plan_launches(make.policy(), observation, make.now)) == {"cpu": 1}
+    assert counts(plan_launches(make.policy(make.pool(maximum=1)), observation, make.now)) == {}
+    quiet = replace(observation, backlogs=make.backlogs(q=0))
+    assert counts(plan_launches(make.policy(make.pool(min_instances=1)), quiet, make.now)) == {"cpu": 1}
 
 
 def test_instances_of_a_pool_that_was_removed_count_for_the_clusters_maximum(make: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from scaler_plugin.cloud.memory_faults import Failure
-from scaler_plugin.core.model import InstanceId, PoolName, QueueName, TaskId, TaskStatus, WorkerId
+from scaler_plugin.core.model import InstanceId, NodeState, PoolName, QueueName, TaskId, TaskStatus, WorkerId
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import CloudRefused, NotLeader
 from scaler_plugin.leader.terminating import MOST_ALONE, MOST_AT_ONCE, MOST_TOLD, REFUSED_REST_S
@@ -261,3 +262,27 @@ def test_a_leader_whose_term_ends_while_it_asks_clearml_ends_nothing(cluster: Cl
     with pytest.raises(NotLeader):
         cluster.passes(seat, 20)
     assert living(cluster, ids) == ids
+
+
+@pytest.mark.parametrize("record_goes_first", [True, False])
+def test_a_node_whose_system_shuts_down_is_no_supply_with_its_record_and_without(
+    cluster: Cluster, record_goes_first: bool
+) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    seat.lead()
+    (old,) = cluster.living
+    cluster.clock.advance(35)
+    registry = cluster.register(old.instance_id)
+    cluster.server.get_next_task(QUEUE)
+    cluster.passes(seat, 60)
+    (node,) = cluster.nodes
+    registry.publish(replace(node, state=NodeState.RETIRING, reason="Idle."))
+    cluster.passes(seat, 2 * POLL_S)
+    cluster.registries.clear()
+    if record_goes_first:
+        registry.leave()
+        cluster.passes(seat, 4 * POLL_S)
+    cluster.enqueue(1)
+    cluster.passes(seat, POLL_S)
+    assert len(cluster.living) == 2, "EC2 still calls the old one running"
