@@ -17,6 +17,7 @@ from scaler_plugin.core.model import (
     Backlog,
     ClearmlWorker,
     InstanceId,
+    InstanceState,
     Launch,
     LaunchId,
     Node,
@@ -222,7 +223,7 @@ def instance_of(worker_id: WorkerId) -> str:
 def find_gone_nodes(observation: Observation, now: float) -> tuple[Node, ...]:
     """Worker nodes whose instance EC2 reports as terminated, or no longer lists although it is old enough to be listed.
 
-    A node that is still shutting down keeps its record: it may yet report why it ends.
+    A node that is still shutting down keeps its record: it may yet report why it ends, and its sidecar would write it again.
     """
     if observation.instances is None:
         return ()
@@ -232,5 +233,5 @@ def find_gone_nodes(observation: Observation, now: float) -> tuple[Node, ...]:
         for node in observation.nodes
         if node.identity.role is NodeRole.WORKER
         and now - node.registered_at > LISTING_LAG_S
-        and (node.instance_id not in listed or listed[node.instance_id].state.ending)
+        and (node.instance_id not in listed or listed[node.instance_id].state is InstanceState.TERMINATED)
     )
