@@ -55,7 +55,7 @@ class Janitor:
         for launch in observation.launches:
             vanished = find_vanished(launch, observation, policy, self._clock.now())
             kept = self._update_launch(launch, _without(still_awaited(launch, observation), vanished))
-            for instance_id in vanished:
+            for instance_id in sorted(vanished):
                 self._journal.record(
                     "instance_vanished",
                     instance_id,
@@ -71,7 +71,7 @@ class Janitor:
             )
         ended = self._terminating.step(observation, policy)
         ids = frozenset(suspect.instance_id for suspect in ended)
-        for launch_id in {suspect.launch_id for suspect in ended}:
+        for launch_id in dict.fromkeys(suspect.launch_id for suspect in ended):
             if launch_id is not None and launch_id in launches:
                 self._update_launch(launches[launch_id], _without(launches[launch_id], ids))
         return bool(ended)

@@ -74,6 +74,8 @@ class SimMachine:
         self.host = SimHost(self._begin_shutdown)
         self.on = True
         self.agents: list[SimAgent] = []
+        # Of each slot; the child of a killed agent may live on beside the agent that systemd started in its place.
+        self._killed: list[tuple[int, SimAgent]] = []
         self.sidecar: Sidecar | None = None
         self.sidecar_process = SimProcess("")
         self.clock = SkewedClock(world.clock)
@@ -100,9 +102,13 @@ class SimMachine:
         return any(agent.task_id is not None for agent in self.agents) or any(s.task_lives for s in self.slots.slots)
 
     @property
+    def _all_agents(self) -> list[SimAgent]:
+        return [*self.agents, *(agent for _, agent in self._killed)]
+
+    @property
     def processes(self) -> list[SimProcess]:
         """Everything that runs on the machine."""
-        children = [agent.child for agent in self.agents if agent.child is not None]
+        children = [agent.child for agent in self._all_agents if agent.child is not None]
         return [self.sidecar_process, *(agent.process for agent in self.agents), *children]
 
     def pause(self, until: float) -> None:
@@ -277,11 +283,15 @@ class SimMachine:
     def kill_agent(self, slot: int) -> None:
         """SIGKILL; systemd starts it again. The task's child lives on."""
         self.agents[slot].kill()
+        self._killed.append((slot, self.agents[slot]))
         self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self._restarts else None)
         self.poke()
 
     def kill_slot(self, slot: int) -> None:
-        """SIGKILL to the agent and all of its task; systemd starts the agent again."""
+        """SIGKILL to the agent and all of its task, or what an earlier agent left of one; systemd starts the agent again."""
+        for its_slot, agent in self._killed:
+            if its_slot == slot:
+                agent.kill_child()
         self.agents[slot].kill_with_task()
         self.world.scheduler.call_later(RESTART_S, lambda: self.start_agent(slot) if self._restarts else None)
         self.poke()
@@ -290,7 +300,7 @@ class SimMachine:
         """Everything on the machine ends at this moment."""
         self.on = False
         self.sidecar_process.kill()
-        for agent in self.agents:
+        for agent in self._all_agents:
             agent.process.kill()
             agent.kill_child()
 
@@ -307,6 +317,8 @@ class SimMachine:
             return
         self.world.about_to_shut_down(self)
         self._stopped = True
+        for _, killed in self._killed:
+            killed.kill_child()
         for agent in self.agents:
             agent.terminate()
         if self.sidecar is not None and self.sidecar_process.alive:
