@@ -1,7 +1,7 @@
 """Hides what looks like a secret in free text (an init script, an extra clearml.conf) before it is shown.
 
-It knows secrets by what they are called (``password: …``, ``--token …``), by where they stand (a URL's login, ``Authorization``,
-``curl -u``) and by their look (``AKIA…``, ``ghp_…``, a private key). References stay as they are: ``${NAME}``, ``$NAME``,
+It knows secrets by what they are called (``password: …``, ``--token …``, ``API_TOKEN …``), by where they stand (a URL's login,
+``Authorization``, ``curl -u``) and by their look (``AKIA…``, ``ghp_…``, a private key). References stay as they are: ``${NAME}``, ``$NAME``,
 ``$(command)``.
 
 A courtesy, not a guarantee: secrets belong behind references, and free text is stored as it is written.
@@ -37,7 +37,23 @@ _NAMED = re.compile(
     r"""(?<![\w.-])(?<![\w}*]:)(?<!://)(?P<name>[\w.-]+)\\?["']?[ \t]*(?:[:+]=|=>|==?|:)(?P<blanks>[ \t]*)"""
 )
 _OPTION = re.compile(r"""(?<![\w-])--?(?P<name>[A-Za-z][\w-]*)(?:[ \t]|\\\n)+(?!-)""")
+# The same in a list of arguments, as JSON, YAML and Python write one.
+_OPTION_OF_LIST = re.compile(r"""(?P<q>\\?["'])--?(?P<name>[A-Za-z][\w-]*)(?P=q),\s*(?=\\?["'](?!-))""")
 _SET = re.compile(r"""\b(?:ENV|setenv|config(?:ure)?[ \t]+set)[ \t]+(?P<name>[\w.:/@-]+)[ \t]+""")
+# A line that is a variable's name and one value. Lower-case names begin commands and sentences as well, and are left to _SPOKEN.
+_LINE = re.compile(
+    r"""(?m)^[ \t]*(?:export[ \t]+)?(?P<name>[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)[ \t]+(?=(?:[^\s"']+|"[^"\n]*"|'[^'\n]*')[ \t]*$)"""
+)
+# A name and a word in the midst of other words: only what no word of a sentence looks like is taken for its value.
+_SPOKEN = re.compile(
+    r"""(?<![\w./:$@{-])(?P<name>[A-Za-z]\w*)[ \t]+["']?(?P<value>\*{3}|[\w+/=.~!@#%^&*-]{6,}?)(?=["'.,;:)]*(?:\s|\Z))"""
+)
+_LOOKS_MADE_UP = re.compile(
+    r"(?=.*[0-9])(?=.*[A-Za-z])"
+    r"(?!(?:i|ami|lt|sg|vol|vpc|subnet)-[0-9a-f]+\Z|v?[0-9]+(?:[.:-][0-9A-Za-z]+)+\Z|[0-9]+[a-z]{1,4}\Z)"
+    # With a slash it is mostly a path or the name of a secret.
+    r"(?:[^/]{6,}|(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+/=]{16,})\Z"
+)
 
 _URL = re.compile(r"(?i)(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<login>[^\s/?#\"'<>]+)@")
 _AUTHORIZATION = re.compile(
@@ -120,12 +136,13 @@ def _candidates(text: str) -> Iterator[tuple[int, int]]:
             start, stop = _inside_quotes(text, *match.span("value"))
             if not _is_harmless(text[start:stop]):
                 yield start, stop
+    yield from _spoken(text)
     yield from known_tokens(text)
 
 
 def _named(text: str) -> Iterator[tuple[int, int]]:
     """The values of what is called like a secret. A harmless value is searched, too: it may hold names of its own."""
-    for pattern in (_NAMED, _OPTION, _SET):
+    for pattern in (_NAMED, _OPTION, _OPTION_OF_LIST, _SET, _LINE):
         end = 0
         for match in pattern.finditer(text):
             name = match["name"]
@@ -144,6 +161,16 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
             if _is_secret(name, text[start:stop], is_quoted=kind != "word"):
                 end = stop
                 yield start, stop
+
+
+def _spoken(text: str) -> Iterator[tuple[int, int]]:
+    """The values of ``NAME VALUE`` anywhere in a text."""
+    start = 0
+    while match := _SPOKEN.search(text, start):
+        start = match.start("value")  # which may be a name itself
+        value = match["value"]
+        if names_a_secret(match["name"]) and (_LOOKS_MADE_UP.match(value) or value.startswith(MASK)):
+            yield match.span("value")
 
 
 def _is_secret(name: str, value: str, *, is_quoted: bool) -> bool:
