@@ -1,8 +1,8 @@
 """Hides what looks like a secret in free text (an init script, an extra clearml.conf) before it is shown.
 
 It knows secrets by what they are called (``password: …``, ``--token …``, ``API_TOKEN …``), by where they stand (a URL's login,
-``Authorization``, ``curl -u``) and by their look (``AKIA…``, ``ghp_…``, a private key). References stay as they are: ``${NAME}``, ``$NAME``,
-``$(command)``.
+``Authorization``, ``curl -u``) and by their look (``AKIA…``, ``ghp_…``, a private key). References stay as they are:
+``${NAME}``, ``$NAME``, ``$(command)``.
 
 A courtesy, not a guarantee: secrets belong behind references, and free text is stored as it is written.
 """

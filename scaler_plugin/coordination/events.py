@@ -1,14 +1,15 @@
 """What happened in the cluster, for people: a bounded log under ``events/``, oldest first.
 
-Guarantees: no more than about ``keep`` events stay, whoever writes. An event is a trace and nothing is decided by it, so it
-needs no fence.
+Guarantees: no more than about ``keep`` events stay, whoever writes. What looks like a secret in a text is masked before it is
+written: texts quote scripts, consoles and other programs. An event is a trace and nothing is decided by it, so it needs no fence.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.malformed import decode_all
@@ -34,7 +35,7 @@ class Event:
 
 def record(store: Store, keys: Keys, event: Event, keep: int = 200) -> None:
     """Add the event, and drop the oldest beyond ``keep``. Recording the same event again changes nothing."""
-    text = encode(event)
+    text = encode(replace(event, sentence=mask_secrets(event.sentence), detail=mask_secrets(event.detail)))
     # Sorted by time; the digest tells events of the same millisecond apart and makes a repeated write the same key.
     key = f"{keys.events}{int(event.at * 1000):014d}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     known = [entry.key for entry in store.get_prefix(keys.events) if entry.key != key]

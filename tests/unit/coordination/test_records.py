@@ -151,3 +151,12 @@ def test_a_log_that_is_much_too_long_shrinks_bit_by_bit() -> None:
     for second in range(260, 263):
         events.record(store, KEYS, an_event(float(second)), keep=10)
     assert len(events.read(store, KEYS)) == 10
+
+
+def test_no_event_brings_a_secret_that_its_text_quotes_into_etcd() -> None:
+    store = MemoryStore(VirtualClock()).client("a")
+    event = Event(5.0, "start_failed", "i-1", "i-1 said: curl -u a:hunter2 failed.", "+ export A_TOKEN=hunter2\n")
+    events.record(store, KEYS, event)
+    assert "hunter2" not in "".join(entry.value for entry in store.get_prefix(KEYS.events))
+    (read,) = events.read(store, KEYS)
+    assert (read.sentence, read.detail) == ("i-1 said: curl -u *** failed.", "+ export A_TOKEN=***\n")
