@@ -84,10 +84,15 @@ def status(
     etcd: EtcdOption = None,
     config: ConfigOption = None,
     identity: IdentityOption = None,
+    allow_open: Annotated[
+        bool,
+        typer.Option("--allow-open", help="Take an etcd without TLS or authentication for well; it is noted only."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show etcd's members, who leads, sizes against the quota, alarms, how long certificates are good, and what to do.
 
+    An etcd without TLS or authentication needs attention unless it is on this machine's loopback.
     Exit codes: 0 all is well, 1 something needs attention, 3 etcd cannot be used at all.
     """
     from scaler_plugin.etcd_care.health import judge  # noqa: PLC0415
@@ -95,7 +100,7 @@ def status(
 
     address, access = _access(etcd, config, identity)
     health = survey(access, address.prefix)
-    findings = judge(health, datetime.now(timezone.utc))
+    findings = judge(health, datetime.now(timezone.utc), allow_open)
     if as_json:
         _print_json(health, findings)
     else:

@@ -38,12 +38,17 @@ class MemberHealth:
 
 @dataclass(frozen=True)
 class EtcdHealth:
-    """``configured``: how many members this machine knows by endpoint. ``reads_all``: this login may read beyond its prefix."""
+    """``configured``: how many members this machine knows by endpoint. ``reads_all``: this login may read beyond its prefix.
+
+    ``asks_who``: authentication is on. ``on_loopback``: no other machine reaches it.
+    """
 
     members: tuple[MemberHealth, ...]
     alarms: tuple[str, ...] = ()
     configured: int = 1
     encrypted: bool = True
+    asks_who: bool = True
+    on_loopback: bool = False
     reads_all: bool = False
     as_root: bool = False
     prefix_refused: str = ""
@@ -58,12 +63,14 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def judge(health: EtcdHealth, now: datetime) -> Findings:
-    """What is wrong with it, and what could be better."""
+def judge(health: EtcdHealth, now: datetime, allow_open: bool = False) -> Findings:
+    """What is wrong with it, and what could be better. ``allow_open``: its owner knows that it is open, so that is a note."""
     problems = [*_members(health), *_alarms(health), *_space(health), *_certificates(health, now)]
     if health.prefix_refused:
         problems.insert(0, health.prefix_refused)
-    return Findings(tuple(problems), tuple(_notes(health)))
+    notes = list(_notes(health))
+    (notes if allow_open or health.on_loopback else problems).extend(_openness(health))
+    return Findings(tuple(problems), tuple(notes))
 
 
 def _members(health: EtcdHealth) -> Iterator[str]:
@@ -126,10 +133,21 @@ def _notes(health: EtcdHealth) -> Iterator[str]:
         yield (
             f"Of {size} members this machine knows {health.configured}; name them all in etcd.endpoints, so that any may fail."
         )
+    if health.asks_who and health.reads_all and not health.as_root:
+        yield f"This login may read more than its prefix: its role is too wide ({ADVICE})."
+
+
+def _openness(health: EtcdHealth) -> Iterator[str]:
+    if not health.asks_who:
+        yield (
+            "Authentication is off: whoever reaches the port, or has any of its certificates where it asks for one, can read and "
+            f"write everything. Turn it on with bootstrap/etcd/auth.sh ({ADVICE}, “Install”)."
+        )
     if not health.encrypted:
-        yield f"The connection is not encrypted, and whoever reaches the port can read and write everything ({ADVICE})."
-    elif health.reads_all and not health.as_root:
-        yield f"This login may read more than its prefix: authentication is off, or its role is too wide ({ADVICE})."
+        yield (
+            "The connection is not encrypted: whoever is on the way can read and change everything, passwords too. Set etcd up "
+            f"with certificates ({ADVICE}, “Install”)."
+        )
 
 
 def shown_size(size: int) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from scaler_plugin.coordination.etcd_connection import Access, Connections, Endpoint
 from scaler_plugin.coordination.etcd_rpc import grpc, rpc
@@ -58,6 +60,8 @@ def survey(access: Access, prefix: str) -> EtcdHealth:
         alarms=_alarms(access, names),
         configured=len([health for _, health in configured if health.answers]) or 1,
         encrypted=all(endpoint.tls for endpoint in access.endpoints),
+        asks_who=_asks_who(access),
+        on_loopback=_on_loopback(access, listed),
         reads_all=_may_read(access, "/"),
         as_root=_user_of(access) == ROOT,
         prefix_refused=_prefix_refused(access, prefix),
@@ -106,6 +110,32 @@ def _alarms(access: Access, names: dict[int, str]) -> tuple[str, ...]:
     return tuple(
         f"{names.get(alarm.memberID, 'a member')}: {kinds.get(alarm.alarm, 'unknown')}" for alarm in answer.alarms
     )
+
+
+def _asks_who(access: Access) -> bool:
+    """Whether authentication is on. No login shows it: root may read everything, and where it is off anybody is like root.
+
+    So etcd is asked to authenticate nobody, which it answers in one way where it is on and in another where it is off.
+    """
+    try:
+        _ask(access, lambda channel: rpc.AuthStub(channel).Authenticate, rpc.AuthenticateRequest())
+    except StoreError as error:
+        return "authentication is not enabled" not in str(error)
+    return True
+
+
+def _on_loopback(access: Access, listed: tuple[_Listed, ...]) -> bool:
+    """An endpoint on loopback may be a tunnel's end, so the addresses that its members tell count, too."""
+    told = [urlsplit(url).hostname or "" for member in listed for url in member.client_urls]
+    hosts = [*(endpoint.host for endpoint in access.endpoints), *told]
+    return all(host == "localhost" or _is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _may_read(access: Access, key: str) -> bool:

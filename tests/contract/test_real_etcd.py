@@ -181,6 +181,30 @@ def test_status_shows_every_member_and_finds_nothing_wrong(etcd: RealEtcd) -> No
     assert not any("may read more than its prefix" in note for note in answer["notes"])
 
 
+def test_status_tells_everybody_root_too_that_authentication_is_off(etcd: RealEtcd) -> None:
+    assert etcd.etcdctl("auth", "disable").returncode == 0
+    try:
+        for user in ("scaler", "root"):
+            answer = json.loads(etcd.status(user, "--json").stdout)
+            assert any(
+                "Authentication is off" in note for note in answer["notes"]
+            )  # a note, as all of it is on loopback
+    finally:
+        etcd.authenticate()
+    assert not any("Authentication" in note for note in json.loads(etcd.status("root", "--json").stdout)["notes"])
+
+
+def test_an_etcd_that_anybody_can_use_is_not_well_behind_a_tunnel_either() -> None:
+    # Its endpoint is on loopback, and it tells its clients of an address that is not.
+    with EtcdProcess(arguments=["--advertise-client-urls=http://10.0.0.5:2379"]) as process:
+        shown = scaler_sidecar("etcd", "status", "--etcd", process.endpoint)
+        assert shown.returncode == 1
+        assert "Problem: Authentication is off" in shown.stdout
+        assert "Problem: The connection is not encrypted" in shown.stdout
+        meant = scaler_sidecar("etcd", "status", "--etcd", process.endpoint, "--allow-open")
+        assert (meant.returncode, "Note: Authentication is off" in meant.stdout) == (0, True)
+
+
 def test_a_backup_needs_root_and_is_its_owners_alone(etcd: RealEtcd, store: EtcdStore, tmp_path: Path) -> None:
     store.transact([], [Put(f"{PREFIX}kept", "as it was")])
     where = ["--etcd", ",".join(etcd.endpoints), "--identity"]

@@ -75,9 +75,24 @@ def test_what_could_be_better_is_a_note() -> None:
     assert "One member" in notes(replace(WELL, members=MEMBERS[:1], configured=1))
     assert "2 members bear the loss of no more than 1" in notes(replace(WELL, members=MEMBERS[:2], configured=2))
     assert "this machine knows 1" in notes(replace(WELL, configured=1))
-    assert "not encrypted" in notes(replace(WELL, encrypted=False))
     assert "may read more than its prefix" in notes(replace(WELL, reads_all=True))
     assert notes(replace(WELL, reads_all=True, as_root=True)) == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [(replace(WELL, encrypted=False), "not encrypted"), (replace(WELL, asks_who=False), "Authentication is off")],
+)
+def test_an_open_etcd_is_a_problem_unless_it_is_on_loopback_or_its_owner_says_so(state: EtcdHealth, said: str) -> None:
+    assert said in problems(state)
+    assert said not in notes(state)
+    for findings in (judge(replace(state, on_loopback=True), NOW), judge(state, NOW, allow_open=True)):
+        assert findings.problems == ()
+        assert said in findings.notes[0]
+
+
+def test_where_root_looks_authentication_that_is_off_is_a_problem_all_the_same() -> None:
+    assert "Authentication is off" in problems(replace(WELL, asks_who=False, reads_all=True, as_root=True))
 
 
 def test_a_login_without_the_prefix_is_the_first_problem() -> None:
