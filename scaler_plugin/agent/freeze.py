@@ -63,6 +63,7 @@ class _StockSlot:
     searched_at: float = float("-inf")
     task: frozenset[ProcessKey] = field(default_factory=frozenset)  # processes of a task, as last found
     state: tuple[SlotState, float] | None = None  # and since when
+    problem: str = ""  # why its agent can be neither frozen nor thawed
 
 
 class FreezeGates:
@@ -126,14 +127,14 @@ class FreezeGates:
         """Stop every agent; why one is not at rest, else ``None``."""
         for slot in self._slots:
             self._search(slot)
-            if slot.agent is not None and not self._freeze(slot.agent):
-                return f"the agent of slot {slot.index} is in the middle of something"
+            if slot.agent is not None and not self._freeze(slot, slot.agent):
+                if slot.problem:
+                    self._not_before = self._clock.monotonic() + AFTER_DOUBT_S
+                return slot.problem or f"the agent of slot {slot.index} is in the middle of something"
         return None
 
-    def _freeze(self, agent: ProcessKey) -> bool:
-        try:
-            os.kill(agent.pid, signal.SIGSTOP)
-        except OSError:
+    def _freeze(self, slot: _StockSlot, agent: ProcessKey) -> bool:
+        if not self._signal(slot, agent, signal.SIGSTOP):
             return False
         deadline = time.monotonic() + STOP_DEADLINE_S
         while not is_stopped(agent.pid):
@@ -144,7 +145,25 @@ class FreezeGates:
 
     def _thaw(self, slot: _StockSlot) -> None:
         if slot.agent is not None and lives(slot.agent):
-            os.kill(slot.agent.pid, signal.SIGCONT)
+            self._signal(slot, slot.agent, signal.SIGCONT)
+
+    @staticmethod
+    def _signal(slot: _StockSlot, agent: ProcessKey, number: signal.Signals) -> bool:
+        """Whether it was sent. Where that is not allowed the node works on and never retires, and the log says why, once."""
+        problem = ""
+        try:
+            os.kill(agent.pid, number)
+        except ProcessLookupError:  # it ended meanwhile
+            return False
+        except PermissionError:
+            problem = (
+                f"The sidecar may not freeze or thaw the agent of slot {slot.index}, process {agent.pid}, so the node can't retire: "
+                "run the sidecar as the agent's user, or as root with CAP_KILL."
+            )
+        if problem and problem != slot.problem:
+            log.error("agent_not_signalled", slot=slot.index, problem=problem)
+        slot.problem = problem
+        return not problem
 
     def _why_in_doubt(self) -> str | None:
         """With every agent frozen: what speaks for a task in the hands of one of them."""
@@ -186,11 +205,11 @@ class FreezeGates:
     def _follow_agent(self, slot: _StockSlot) -> None:
         if slot.agent is not None and lives(slot.agent):
             return
-        slot.agent = None
+        slot.agent, slot.problem = None, ""
         if self._closed or self._clock.monotonic() - slot.searched_at >= SEARCH_EVERY_S:
             self._search(slot)
             if self._closed and slot.agent is not None:
-                self._freeze(slot.agent)
+                self._freeze(slot, slot.agent)
 
     def _search(self, slot: _StockSlot) -> None:
         slot.searched_at = self._clock.monotonic()
