@@ -154,5 +154,5 @@ def test_an_aborted_task_is_stopped_by_its_agent(site: Site) -> None:
 
 def test_an_agent_that_is_asked_to_end_leaves_the_list_of_workers(site: Site) -> None:
     site.agent.send_signal(signal.SIGTERM)
-    site.agent.wait(20)
+    site.agent.wait(120)
     assert site.call("workers.get_all")["workers"] == []
