@@ -21,6 +21,7 @@ from scaler_plugin.etcd_care.certificates import (
     hosts_of,
     issue_client,
     issue_member,
+    issued_by,
     new_authority,
     read_pair,
 )
@@ -133,7 +134,7 @@ def _why_due(pair: Pair | None, authority: Pair, hosts: Sequence[str], renew_all
         return "made"
     if renew_all:
         return "renewed"
-    if pair.certificate.issuer != authority.certificate.subject:
+    if not issued_by(pair, authority):
         return "made anew, by this folder's authority"
     if set(hosts_of(pair.certificate)) != set(hosts):
         return "made anew, for other hosts"

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ORGANIZATION = "scaler-sidecar etcd"
-#: An authority's key stays off the servers; replacing it means touching every member and client.
+#: An authority's key stays off the servers; replacing it means touching every member and client (docs/etcd.md, "stolen").
 AUTHORITY_LIFE = timedelta(days=3650)
 #: Clocks of fresh machines are a little off.
 CLOCK_SKEW = timedelta(hours=1)
@@ -76,6 +77,15 @@ def issue_member(authority: Pair, member: str, hosts: Sequence[str], ends: datet
     act as that user (CVE-2018-16886). For the same gateway it must also serve as a client's.
     """
     return _issue(authority, _name(None, member), _SERVER_AND_CLIENT, hosts, ends, now)
+
+
+def issued_by(pair: Pair, authority: Pair) -> bool:
+    """By its signature: an authority that replaced another has the same name."""
+    try:
+        pair.certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def issue_client(authority: Pair, user: str, ends: datetime, now: datetime) -> Pair:

@@ -276,6 +276,12 @@ class RealEtcd:
         finally:
             store.close()
 
+    def restart_one_after_another(self) -> None:
+        for member in self.members:
+            member.kill()
+            member.start()
+            self.until_answers([f"{member.address}:2379"])
+
     def end(self) -> None:
         for member in self.members:
             member.kill()

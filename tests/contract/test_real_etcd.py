@@ -11,13 +11,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from scaler_plugin.coordination.etcd_store import EtcdStore, open_store
-from scaler_plugin.coordination.store import CreatedAt, Put
+from scaler_plugin.coordination.store import CreatedAt, Delete, Put
 from scaler_plugin.errors import StoreError, StoreRefused, StoreUnavailable
 from scaler_plugin.localcloud.etcd import EtcdProcess, EtcdTls, etcd_binary
 
@@ -31,6 +32,9 @@ from .documented_etcd import (
     open_as,
     scaler_sidecar,
 )
+
+#: As a cluster of the name `c` has it.
+LEADER = f"{PREFIX}c/leader"
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -135,6 +139,72 @@ def test_a_stolen_certificate_ends_with_its_user_and_another_user_takes_over(etc
     assert successor.get(f"{PREFIX}a") is not None
     thief.close()
     successor.close()
+
+
+def test_what_a_removed_user_holds_open_ends_with_a_restart_of_the_members_and_the_deletion_of_its_keys(
+    etcd: RealEtcd,
+) -> None:
+    assert scaler_sidecar("etcd", "certs", str(etcd.certs), "--user", "holder").returncode == 0
+    etcd.authenticate("holder")
+    thief, successor = etcd.open("holder"), etcd.open()
+    theirs, ours = threading.Event(), threading.Event()
+    thief.watch(f"{PREFIX}w/", theirs.set)
+    successor.watch(f"{PREFIX}w/", ours.set)
+    lease = thief.grant_lease(2)
+    assert thief.transact([CreatedAt(LEADER, 0)], [Put(LEADER, "thief", lease)]).succeeded
+
+    # Removal alone: etcd asks for rights when a watch begins, and for none when a lease is renewed.
+    assert etcd.etcdctl("user", "delete", "holder").returncode == 0
+    assert successor.transact([], [Put(f"{PREFIX}w/a", "1")]).succeeded
+    assert theirs.wait(30)
+    deadline = time.monotonic() + 6  # three of the lease's lives
+    while time.monotonic() < deadline:
+        thief.keep_alive(lease)
+        time.sleep(0.5)
+    assert successor.get(LEADER) is not None
+
+    ours.clear()
+    etcd.restart_one_after_another()
+    assert ours.wait(60)  # its watch has begun anew
+    thief.keep_alive(lease)
+    ours.clear()
+    theirs.clear()
+    assert successor.transact([], [Put(f"{PREFIX}w/a", "2")]).succeeded
+    assert ours.wait(30)
+    assert not theirs.is_set()
+
+    assert etcd.etcdctl("del", LEADER).stdout.strip() == "1"
+    with pytest.raises(StoreRefused):
+        thief.transact([], [Put(LEADER, "thief", lease)])
+    assert successor.transact([CreatedAt(LEADER, 0)], [Put(LEADER, "successor")]).succeeded
+    assert successor.transact([], [Delete(LEADER)]).succeeded
+    thief.close()
+    successor.close()
+
+
+def test_a_new_authority_of_clients_shuts_out_every_certificate_of_the_old_one(tmp_path: Path) -> None:
+    etcd = RealEtcd(tmp_path)
+    try:
+        etcd.set_up(1, SystemdUnit())
+        stolen = tmp_path / "stolen"
+        shutil.copytree(etcd.certs / "clients" / "scaler", stolen)
+        for file in ("ca.pem", "ca.key"):
+            (etcd.certs / "authorities" / file).unlink()
+        assert scaler_sidecar("etcd", "certs", str(etcd.certs)).returncode == 0
+        install(etcd)
+        etcd.restart_one_after_another()
+        store = etcd.open()
+        assert store.transact([], [Put(f"{PREFIX}a", "1")]).succeeded
+        thief = open_as(
+            etcd.endpoints,
+            {"ca": etcd.certs / "authorities/ca.pem", "cert": stolen / "client.pem", "key": stolen / "client.key"},
+        )
+        with pytest.raises(StoreUnavailable):
+            thief.grant_lease(10)
+        thief.close()
+        store.close()
+    finally:
+        etcd.end()
 
 
 def test_a_members_certificate_makes_nobody_a_user(etcd: RealEtcd) -> None:

@@ -119,6 +119,21 @@ def test_an_empty_folder_and_no_member_is_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_with_a_new_authority_of_clients_all_that_the_old_one_signed_is_made_anew_and_nothing_of_the_members_own(
+    tmp_path: Path,
+) -> None:
+    ensure_certificates(tmp_path, wish(ONE), NOW)
+    before = contents(tmp_path)
+    for file in ("ca.pem", "ca.key"):
+        (tmp_path / "authorities" / file).unlink()
+    said = ensure_certificates(tmp_path, wish(), NOW)
+    after = contents(tmp_path)
+    assert sum("by this folder's authority" in line for line in said) == 2
+    kept = {name for name in before if before[name] == after[name]}
+    assert {name for name in before if "peer" in name} <= kept
+    assert not {"members/etcd-1/server.pem", "members/etcd-1/ca.pem", "clients/scaler/client.pem"} & kept
+
+
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
     ensure_certificates(tmp_path, wish(ONE), NOW)
     late = NOW + timedelta(days=3600)
