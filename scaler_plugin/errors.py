@@ -77,6 +77,10 @@ class CloudUnavailable(CloudError):
     """AWS did not answer, throttled, or answered 5xx. The call may or may not have had its effect."""
 
 
+class CloudFailed(CloudUnavailable):
+    """AWS answered 5xx: to this call, which may have had its effect all the same. Others may well work."""
+
+
 class CloudRefused(CloudError):
     """AWS answered and refused (no capacity, unknown AMI, no permission, quota); nothing was started."""
 

@@ -1,6 +1,7 @@
 """What an error of EC2 means for the caller, as a sentence for the person who must act.
 
-Two kinds only: ``CloudRefused`` when EC2 said no and nothing happened, ``CloudUnavailable`` when nobody can say.
+Two kinds only: ``CloudRefused`` when EC2 said no and nothing happened, ``CloudUnavailable`` when nobody can say; of the latter
+``CloudFailed`` where it was this very call that EC2 failed at.
 Sources of the codes: "Error codes for the Amazon EC2 API" and the error types of botocore.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
 
-from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable
+from scaler_plugin.errors import CloudError, CloudFailed, CloudRefused, CloudUnavailable
 
 #: Said with HTTP 4xx or 503: slow down, nothing is known to have happened.
 THROTTLING = frozenset(
@@ -29,7 +30,12 @@ THROTTLING = frozenset(
     }
 )
 
-#: Said with HTTP 500, and yet definite: EC2 has looked and has none.
+#: Said with HTTP 5xx by the service as a whole; any other such code may be about the one call.
+OVERLOADED = frozenset({"Unavailable", "ServiceUnavailable"})
+
+#: Codes that begin so are said with HTTP 500, and yet definite: EC2 has looked and has none, of whatever it was: addresses,
+#: volumes, hosts, ….
+_INSUFFICIENT = "Insufficient"
 _NO_CAPACITY = "EC2 has no more of this type there now. Name more instance types, zones or subnets in the pool."
 
 _CREDENTIALS = "Check the AWS credentials of this machine (`aws sts get-caller-identity` shows which are used)."
@@ -118,7 +124,8 @@ def cloud_error(error: Exception, action: str, about: str, service: str = "EC2")
             type(error).__name__,
         )
     return CloudRefused(
-        f"{service} {action} for {about} could not be sent: {reason}. Check the configuration.", type(error).__name__
+        f"{service} {action} for {about} could not be sent ({type(error).__name__}): {reason}. Check the configuration.",
+        "NotSent",
     )
 
 
@@ -127,14 +134,15 @@ def _answered(error: exceptions.ClientError, action: str, about: str, service: s
     code, message = details.get("Code", "Unknown"), details.get("Message") or "no reason given"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     what_to_do = _WHAT_TO_DO.get(code) or _WHAT_TO_DO.get(code.partition(".")[0])
+    if what_to_do is None and status >= 500 and code.startswith(_INSUFFICIENT):
+        what_to_do = _NO_CAPACITY
     if code in THROTTLING:
         return CloudUnavailable(
             f"{service} throttles {action} for {about} ({code}). It will be tried again, less often.", code
         )
     if status >= 500 and what_to_do is None:
-        return CloudUnavailable(
-            f"{service} failed at {action} for {about}: {message} ({code}). It will be tried again.", code
-        )
+        failed = CloudUnavailable if code in OVERLOADED else CloudFailed
+        return failed(f"{service} failed at {action} for {about}: {message} ({code}). It will be tried again.", code)
     decode = ""
     if encoded := _ENCODED.search(message):
         message = _ENCODED.sub("", message)

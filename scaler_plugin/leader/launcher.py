@@ -2,27 +2,32 @@
 
 Guarantees: a record with its open attempt is in etcd before RunInstances is called; every answer is written before
 anything else is tried. A leader that dies, is paused or is cut off at any line leaves a record from which a successor
-goes on without starting more than was asked for.
+goes on without starting more than was asked for. A launch whose outcome EC2 does not tell holds up no other pool, and is given
+up in the end (:mod:`scaler_plugin.leader.unsettled`). A pass takes about one TTL of the leader's lease at most; the next goes on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+
 import structlog
 
 from scaler_plugin.coordination.cooldowns import clear_cooldown, put_cooldown
-from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.election import RENEWALS_PER_TTL, Election
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
 from scaler_plugin.core.launching import cooldown_after, found_by_tag, new_launch, refused, succeeded
 from scaler_plugin.core.model import Instance, Launch, LaunchId
-from scaler_plugin.core.observation import Observation
+from scaler_plugin.core.observation import Cooldown, Observation
 from scaler_plugin.core.planning import LaunchDecision
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.errors import CloudRefused, CloudUnavailable, ConfigError, NotLeader
+from scaler_plugin.errors import CloudFailed, CloudRefused, CloudUnavailable, ConfigError, NotLeader
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.settings import LeaderSettings
+from scaler_plugin.leader.unsettled import LOST_AFTER_S, Unsettled
 
 log = structlog.get_logger(__name__)
 
@@ -30,13 +35,13 @@ log = structlog.get_logger(__name__)
 TOKEN_ALREADY_USED = "IdempotentParameterMismatch"
 #: … and with this when everything that the first call started has been terminated since.
 TOKEN_USED_UP = "IdempotentInstanceTerminated"
-#: EC2 lists what it has started within seconds, a minute at the worst; a used token without an instance after so long is a
-#: launch whose instances have come and gone.
-LOST_AFTER_S = 900.0
+#: Of a pass that counts as hung after six TTLs, so many may go into launches: each candidate is a call of its own.
+BUDGET_TTLS = 1
 #: Said before EC2 looks at the token. From a call that is repeated (by a leader on another machine, with other credentials) they
 #: tell nothing about the first one, which may have started its instances.
 NOT_ABOUT_THE_TOKEN = frozenset(
     {
+        "NotSent",
         "NoCredentials",
         "NoRegion",
         "AuthFailure",
@@ -47,6 +52,7 @@ NOT_ABOUT_THE_TOKEN = frozenset(
         "RequestExpired",
         "UnauthorizedOperation",
         "AccessDenied",
+        "AccessDeniedException",
         "OptInRequired",
         "PendingVerification",
         "Blocked",
@@ -68,6 +74,7 @@ class Launcher:
         journal: Journal,
         ec2: GuardedService,
         launching: GuardedService,
+        rng: Random,
     ) -> None:
         self._keys = keys
         self._election = election
@@ -78,12 +85,29 @@ class Launcher:
         self._journal = journal
         self._ec2 = ec2
         self._launching = launching
+        self._unsettled = Unsettled(clock, problems, rng)
+        self._deadline = 0.0
+        self._led_in = 0  # the term of the last pass
+        self._uncalled: set[str] = set()  # tokens of open attempts of this term that nobody has called with
         self._sequence = 0
+
+    def begin_pass(self, launches: Sequence[Launch]) -> tuple[list[Launch], list[Launch]]:
+        """Which records to resolve before anything new is launched, and which after: those that tell nothing time after time."""
+        self._deadline = self._clock.monotonic() + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
+        if (term := self._term()) != self._led_in:
+            # Another leader may have made any call meanwhile.
+            self._led_in, self._uncalled = term, set()
+            self._unsettled.forget()
+        self._unsettled.keep_only(launches)
+        unresolved = [launch for launch in launches if launch.open_attempt is not None]
+        first = [launch for launch in unresolved if not self._unsettled.failures(launch)]
+        last = [launch for launch in unresolved if self._unsettled.failures(launch)]
+        return first, sorted(last, key=self._unsettled.failures)
 
     def start(self, decision: LaunchDecision, settings: LeaderSettings, observation: Observation) -> None:
         """Write the record of a new launch, then make its first call."""
         pool = settings.policy.pool(decision.pool)
-        if pool is None or self._launching.resting():
+        if pool is None or self._launching.resting() or self._unsettled.rests(pool.name) or self._out_of_time():
             return
         launch_id = self._next_id(settings.policy.cluster)
         try:
@@ -100,64 +124,82 @@ class Launcher:
             candidates,
             self._clock.now(),
         )
-        self._book.put(self._election, launch)
+        self._put_uncalled(launch)
         log.info("launch_decided", launch=launch_id, pool=decision.pool, count=decision.count, reason=decision.reason)
         self._call(launch, observation)
 
     def resolve(self, launch: Launch, observation: Observation) -> None:
         """Find out what became of an open attempt, of this leader or one before it, and finish it."""
-        if self._launching.resting():
+        if self._out_of_time():
+            return
+        is_over = self._unsettled.time_is_over(launch)
+        if is_over and not self._unsettled.would_be_listed(launch):
+            self._unsettled.report(launch)
+            return
+        if not is_over and (self._launching.resting() or self._unsettled.resting(launch)):
+            self._unsettled.report(launch)
             return
         found = self._ec2.ask(lambda: self._fleet.instances_of(launch.launch_id))
         if found is None:
             return
-        if len(found) >= launch.count:
+        if len(found) >= launch.count or (is_over and found):
             self._succeeded(found_by_tag(launch, found, self._clock.now()), observation)
-            return
-        # Nothing or not everything is listed yet. The same call with the same token tells, and starts nothing twice.
-        self._call(launch, observation, repeated=True, found=found)
+        elif is_over:
+            self._give_up(launch, observation)
+        else:
+            # Nothing or not everything is listed yet. The same call with the same token tells, and starts nothing twice.
+            self._call(launch, observation, found)
 
-    def _call(
-        self, launch: Launch, observation: Observation, *, repeated: bool = False, found: tuple[Instance, ...] = ()
-    ) -> None:
-        """Make the open attempt's call, and those of the candidates after it as long as EC2 refuses them."""
+    def _call(self, launch: Launch, observation: Observation, found: tuple[Instance, ...] = ()) -> None:
+        """Make the open attempt's call, and those of the candidates after it as long as EC2 refuses them and there is time."""
         record: Launch | None = launch
         while record is not None and (attempt := record.open_attempt) is not None:
+            if self._out_of_time():
+                return
             self._term()
+            repeated = attempt.token not in self._uncalled
+            self._uncalled.discard(attempt.token)
             try:
                 instance_ids = self._fleet.run_instances(attempt.request, attempt.token)
             except CloudUnavailable as error:
-                self._launching.failed(error)
+                if not isinstance(error, CloudFailed):
+                    self._launching.failed(error)
+                self._unsettled.failed(record, attempt, error)
                 return
             except CloudRefused as error:
-                if found:
+                self._launching.answered()
+                if found and error.code not in NOT_ABOUT_THE_TOKEN:
                     self._succeeded(found_by_tag(record, found, self._clock.now()), observation)
                     return
-                if error.code in (TOKEN_ALREADY_USED, TOKEN_USED_UP):
-                    self._started_before(record, error)
+                if error.code == TOKEN_USED_UP:
+                    self._used_up(record, error)
                     return
-                if repeated and error.code in NOT_ABOUT_THE_TOKEN:
-                    self._launching.failed(error)
+                if error.code == TOKEN_ALREADY_USED or (repeated and error.code in NOT_ABOUT_THE_TOKEN):
+                    self._unsettled.failed(record, attempt, error)
                     return
-                record, repeated = self._refused(record, error, observation), False
+                record = self._refused(record, error, observation)
             else:
                 self._launching.answered()
                 self._succeeded(succeeded(record, instance_ids, self._clock.now()), observation)
                 return
 
-    def _started_before(self, record: Launch, error: CloudRefused) -> None:
-        """EC2 knows the token of the open attempt, but lists no instance that carries the launch's tag."""
-        if error.code != TOKEN_USED_UP and self._clock.now() - record.attempts[-1].started_at < LOST_AFTER_S:
-            self._problems.report(
-                f"launch {record.launch_id}",
-                f"EC2 knows the token of launch {record.launch_id} with other parameters, but lists no instance of it.",
-                f"It is looked for again, and given up after {LOST_AFTER_S / 60:.0f} minutes.",
-            )
-            return
+    def _used_up(self, record: Launch, error: CloudRefused) -> None:
+        """EC2 knows the token of the open attempt, and has ended what it stands for."""
         self._book.delete(self._election, record.launch_id)
         log.warning("launch_given_up", launch=record.launch_id, pool=record.pool, error=str(error))
         self._journal.record(
             "launch_given_up", record.pool, f"The instances of launch {record.launch_id} have come and gone: {error}"
+        )
+
+    def _give_up(self, record: Launch, observation: Observation) -> None:
+        """Nothing of it is listed after so long: it has started nothing, and what it promised is planned anew."""
+        error = self._unsettled.error(record)
+        self._pause(record, error, observation)
+        log.warning("launch_given_up", launch=record.launch_id, pool=record.pool, error=error)
+        self._journal.record(
+            "launch_given_up",
+            record.pool,
+            f"Launch {record.launch_id} is given up: EC2 lists no instance of it after {LOST_AFTER_S / 60:.0f} minutes. {error}",
         )
 
     def _succeeded(self, record: Launch, observation: Observation) -> None:
@@ -173,21 +215,34 @@ class Launcher:
         )
 
     def _refused(self, record: Launch, error: CloudRefused, observation: Observation) -> Launch | None:
-        self._launching.answered()
         after = refused(record, str(error), self._clock.now())
         if after is not None:
-            self._book.put(self._election, after)
+            self._put_uncalled(after)
             log.info("candidate_refused", launch=record.launch_id, pool=record.pool, error=str(error))
             return after
-        known = next((c for c in observation.cooldowns if c.pool == record.pool), None)
-        cooldown = cooldown_after(known, record, str(error), self._clock.now())
-        put_cooldown(self._election, self._keys, cooldown)
-        self._book.delete(self._election, record.launch_id)
+        cooldown = self._pause(record, str(error), observation)
         log.warning(
             "launch_refused", launch=record.launch_id, pool=record.pool, error=str(error), failures=cooldown.failures
         )
         self._journal.record("launch_refused", record.pool, f"Launching for pool {record.pool} failed: {error}")
         return None
+
+    def _pause(self, record: Launch, error: str, observation: Observation) -> Cooldown:
+        """Let the pool pause, then remove the record."""
+        known = next((c for c in observation.cooldowns if c.pool == record.pool), None)
+        cooldown = cooldown_after(known, record, error, self._clock.now())
+        put_cooldown(self._election, self._keys, cooldown)
+        self._book.delete(self._election, record.launch_id)
+        return cooldown
+
+    def _put_uncalled(self, record: Launch) -> None:
+        """Write the record with an attempt that has just been opened; nobody can have called with its token yet."""
+        self._book.put(self._election, record)
+        if (attempt := record.open_attempt) is not None:
+            self._uncalled.add(attempt.token)
+
+    def _out_of_time(self) -> bool:
+        return self._clock.monotonic() >= self._deadline
 
     def _term(self) -> int:
         """The term, if this process still leads at this moment; checked before every act on EC2."""

@@ -60,7 +60,9 @@ class Leader:
         book = LaunchBook(store, keys)
         journal = Journal(store, keys, clock)
         self._observer = Observer(store, keys, book, server, fleet, clock, self._problems, self._clearml, self._ec2)
-        self._launcher = Launcher(keys, election, book, fleet, clock, self._problems, journal, self._ec2, launching)
+        self._launcher = Launcher(
+            keys, election, book, fleet, clock, self._problems, journal, self._ec2, launching, rng
+        )
         self._starts = StartWatch(store, keys, election, fleet, clock, self._problems, journal)
         self._janitor = Janitor(
             store,
@@ -124,14 +126,17 @@ class Leader:
         return self._rivals > 0
 
     def _act(self, observation: Observation, plan: LaunchPlan, settings: LeaderSettings) -> None:
-        # Records first: what an earlier leader began is finished before anything new is promised.
-        for launch in observation.launches:
-            if launch.open_attempt is not None:
-                self._launcher.resolve(launch, observation)
-                self._observer.expect_change()
+        # Records first: what an earlier leader began is finished before anything new is promised. Except those whose call has
+        # told nothing the last time, either: nobody else waits for them.
+        first, last = self._launcher.begin_pass(observation.launches)
+        for launch in first:
+            self._launcher.resolve(launch, observation)
+            self._observer.expect_change()
         for decision in plan.launches:
             self._launcher.start(decision, settings, observation)
             self._observer.expect_change()
+        for launch in last:
+            self._launcher.resolve(launch, observation)
         if self._janitor.tidy(observation, settings.policy):
             self._observer.expect_change()
 

@@ -13,7 +13,7 @@ import pytest
 from scaler_plugin.cloud import ec2
 from scaler_plugin.cloud.ec2 import Ec2Fleet
 from scaler_plugin.core.model import InstanceId, LaunchId, LaunchRequest, PoolName
-from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable
+from scaler_plugin.errors import CloudError, CloudFailed, CloudRefused, CloudUnavailable
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 
 pytestmark = pytest.mark.real
@@ -67,6 +67,8 @@ def error_of(call: Callable[[], object]) -> CloudError:
     ("code", "status", "advice"),
     [
         ("InsufficientInstanceCapacity", 500, "more instance types"),
+        ("InsufficientNetworkInterfaceCapacity", 500, "more instance types"),
+        ("InsufficientFreeAddressesInSubnet", 503, "another subnet"),
         ("InvalidAMIID.NotFound", 400, "image"),
         ("InvalidAMIID.Malformed", 400, "image"),
         ("UnauthorizedOperation", 403, "Allow this action"),
@@ -111,6 +113,17 @@ def test_a_hiccup_of_the_service_is_unavailable(double: Double, code: str, statu
     error = error_of(lambda: fleet(double).run_instances(REQUEST, "token"))
     assert isinstance(error, CloudUnavailable)
     assert error.code == code
+
+
+@pytest.mark.parametrize(
+    ("code", "only_this_call"), [("InternalError", True), ("Unavailable", False), ("RequestLimitExceeded", False)]
+)
+def test_a_failure_at_one_call_is_told_from_one_of_the_whole_service(
+    double: Double, code: str, only_this_call: bool
+) -> None:
+    double.fail(kind="error", code=code, status=503)
+    error = error_of(lambda: fleet(double).run_instances(REQUEST, "token"))
+    assert isinstance(error, CloudFailed) is only_this_call
 
 
 def test_a_launch_is_sent_once_even_when_boto3_would_try_again(double: Double) -> None:

@@ -8,7 +8,7 @@ from scaler_plugin.cloud.memory_faults import Failure, Shortage
 from scaler_plugin.core.model import InstanceState, PoolName, QueueName
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import CloudRefused, NotLeader, StoreUnavailable
-from scaler_plugin.leader.launcher import LOST_AFTER_S
+from scaler_plugin.leader.unsettled import LOST_AFTER_S
 
 from .cluster import POLL_S, Cluster, Died, Seat
 
