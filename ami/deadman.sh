@@ -3,21 +3,28 @@
 # scaler-deadman.timer. It needs neither Python nor anything under /opt, so it outlives whatever broke the sidecar.
 #
 # Guarantees: it never ends a machine while a task is pulled or runs. It takes every slot's gate first (see scaler_plugin/agent/gate.py),
-# so no pull is under way and none can begin; then it looks at the slots' records, at the processes that carry a slot's marker and
-# at the agents' containers. What it can't read for certain counts as work.
-# It does not: judge a sidecar that lives but hangs (systemd's watchdog does), nor an agent that never gets a task.
+# so no pull is under way and none can begin; then it looks at the slots' records, at the processes that carry a slot's marker or
+# carry out a task by their command line, and at the agents' containers. What it can't read for certain counts as work.
+# A gate that is no lock file, or whose lock another process than the slot's agent holds, is sealed instead: agents take no sealed
+# gate, and the seal is taken off again if the machine stays on. So what a task left in its slot's directory neither stops nor
+# fools it, and it waits for nothing there.
+# It does not: judge a sidecar that lives but hangs (systemd's watchdog does), nor an agent that never gets a task. A stock agent
+# without the plugin (freeze_fallback) has no gate: one that has just been handed a task and has no process for it yet is not seen,
+# and that task goes back into its queue by rescue. Any process that says `execute` and `--id` in its command line, as an agent's
+# child does, is work for as long as it lives, unless it carries a slot's marker, which says more.
 #
 # From the environment (/etc/systemd/system/scaler-deadman.service.d/ is the place to set them):
 #   DEADMAN_SILENCE_S   without a sign of life for so long the sidecar is taken for dead (600)
 #   DEADMAN_STARTUP_S   the same before its first sign of life, if the pool's startup_timeout never became known (600)
 #   DEADMAN_GRACE_S     added to either startup time: the leader, who keeps the console output, goes first (120)
 set -u
+export LC_ALL=C
 state_dir=$(readlink -f "${SCALER_STATE_DIR:-/run/scaler-sidecar}")
 silence_s=${DEADMAN_SILENCE_S:-600}
 startup_s=${DEADMAN_STARTUP_S:-600}
 grace_s=${DEADMAN_GRACE_S:-120}
 
-say() { echo "scaler-deadman: $*"; }
+say() { printf 'scaler-deadman: %s\n' "$*"; }
 
 # The first number in a file, without its decimals; nothing if there is none.
 number_in() {
@@ -43,34 +50,80 @@ silence() {
   fi
 }
 
+# The slot's record, made printable; nothing if there is none of this boot. A task can put there what it likes: a pipe, a file
+# under a lease.
+record_of() {
+  if [ -f "$1/state.json" ] && [ ! -L "$1/state.json" ]; then
+    found=$(timeout 5 head -c 65536 "$1/state.json" 2>/dev/null | tr -cd '[:print:]')
+    if [ "$(field boot_id "$found")" = "$(cat /proc/sys/kernel/random/boot_id)" ]; then
+      printf '%s\n' "$found"
+    fi
+  fi
+}
+
 # A field of a slot's record, as JSON of one line.
 field() { printf '%s\n' "$2" | sed -n "s/.*\"$1\": \"\{0,1\}\([^\",}]*\).*/\1/p"; }
+
+# The process id in a record; nothing if what stands there is none.
+pid_in() { field pid "$1" | sed -n '/^[0-9]\{1,10\}$/p'; }
 
 # State letter and start (in ticks since boot) of a process. The command, in brackets, may itself hold brackets and blanks.
 stat_of() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 1,20; }
 
+# The slot's agent by the service manager's word, else by its record's; nothing if neither knows one.
+agent_of() {
+  main=$(timeout 10 systemctl show --value --property=MainPID "clearml-agent@${1##*/}.service" 2>/dev/null)
+  case $main in
+    '' | 0 | *[!0-9]*) pid_in "$(record_of "$1")" ;;
+    *) printf '%s\n' "$main" ;;
+  esac
+}
+
+# Whether a pull is under way on the slot: its agent holds a lock on a file of the slot's directory, by path, for a task may have
+# moved the gate away meanwhile. If the agent is not known, anybody may be it.
+pulls() {
+  agent=$(agent_of "$1")
+  # shellcheck disable=SC2013  # process ids have no blanks
+  for pid in $(awk '$2 == "FLOCK" { print $5 }' /proc/locks | sort -u); do
+    if [ -n "$agent" ] && [ "$pid" != "$agent" ]; then
+      continue
+    fi
+    for fd in "/proc/$pid/fd"/*; do
+      case $(readlink "$fd" 2>/dev/null) in
+        "$1"/*)
+          if grep -q '^lock:.* FLOCK ' "/proc/$pid/fdinfo/${fd##*/}" 2>/dev/null; then
+            return 0
+          fi
+          ;;
+      esac
+    done
+  done
+  return 1
+}
+
+# Start (in ticks since boot) from which on a process belongs to the present record. One from the future would hide what lives.
+earliest_of() {
+  since=$(field written_at "$1")
+  case $since in *[!0-9.]* | '') since=0 ;; esac
+  awk -v since="$since" -v now="$(cut -d ' ' -f 1 /proc/uptime)" -v ticks="$(getconf CLK_TCK)" \
+    'BEGIN { printf "%d", (since + 0 > now + 5 ? 0 : since - 0.02) * ticks }'
+}
+
 # What keeps this slot from being ended, as a sentence; nothing if nothing does.
 work_on() {
   slot=$1
-  record=''
-  if [ -f "$slot/state.json" ] && [ ! -L "$slot/state.json" ]; then
-    record=$(head -c 65536 "$slot/state.json" | tr -d '\n')
-  fi
-  since=0
-  if [ "$(field boot_id "$record")" = "$(cat /proc/sys/kernel/random/boot_id)" ]; then
-    since=$(field written_at "$record")
-    agent=$(field pid "$record")
-    if [ "$(field state "$record")" = busy ]; then
-      # shellcheck disable=SC2046  # two words
-      set -- $(stat_of "$agent")
-      if [ "${2:-}" = "$(field started_ticks "$record")" ] && [ "${1:-Z}" != Z ]; then
-        echo "slot ${slot##*/} works on task $(field task_id "$record")"
-        return
-      fi
+  record=$(record_of "$slot")
+  agent=$(pid_in "$record")
+  if [ -n "$agent" ] && [ "$(field state "$record")" = busy ]; then
+    # shellcheck disable=SC2046  # two words
+    set -- $(stat_of "$agent")
+    if [ "${2:-}" = "$(field started_ticks "$record")" ] && [ "${1:-Z}" != Z ]; then
+      printf 'slot %s works on task %s\n' "${slot##*/}" "$(field task_id "$record")"
+      return
     fi
   fi
   # Only what started under this record: tools that an ended task left behind are nobody's work.
-  earliest=$(awk -v since="$since" -v ticks="$(getconf CLK_TCK)" 'BEGIN { printf "%d", (since - 0.02) * ticks }')
+  earliest=$(earliest_of "$record")
   # shellcheck disable=SC2013  # paths under /proc have no blanks
   for environ in $(grep -lzxF "SCALER_SLOT_DIR=$slot" /proc/[0-9]*/environ 2>/dev/null); do
     pid=${environ#/proc/}
@@ -79,6 +132,21 @@ work_on() {
     set -- $(stat_of "$pid")
     if [ "${1:-Z}" != Z ] && [ "${2:-0}" -ge "$earliest" ]; then
       echo "process $pid of slot ${slot##*/} lives"
+      return
+    fi
+  done
+}
+
+# Whether a process carries out a task of an agent that knows no slots, as a sentence. The rule is that of
+# scaler_plugin/agent/stock_processes.py: `clearml_agent execute … --id TASK`, alone or in the arguments of a `docker run`.
+work_of_stock_agents() {
+  # shellcheck disable=SC2013
+  for cmdline in $(grep -laF -e --id /proc/[0-9]*/cmdline 2>/dev/null); do
+    process=${cmdline%/cmdline}
+    if timeout 5 head -c 1048576 "$cmdline" 2>/dev/null | tr -s '\000[:space:]' '\n' |
+      awk '$0 == "execute" { execute = 1 } before == "--id" { id = 1 } { before = $0 } END { exit !(execute && id) }' &&
+      ! grep -qza '^SCALER_SLOT_DIR=' "$process/environ" 2>/dev/null; then
+      echo "process ${process#/proc/} carries out a task"
       return
     fi
   done
@@ -101,24 +169,43 @@ if [ "${1:-}" != --gates ]; then
   fi
   export DEADMAN_WHY="$why"
   set -- --gates
-  for gate in "$state_dir"/slots/*/gate.lock; do
-    if [ -f "$gate" ] && [ ! -L "$gate" ]; then
-      set -- "$@" "$gate"
+  for slot in "$state_dir"/slots/*; do
+    if [ -d "$slot" ]; then
+      set -- "$@" "$slot"
     fi
   done
 fi
 shift
 if [ $# -gt 0 ]; then
   # One gate for each call of itself, all held until the innermost ends.
-  gate=$1
+  slot=$1
+  gate=$slot/gate.lock
   shift
-  flock --nonblock --exclusive --conflict-exit-code 75 "$gate" "$0" --gates "$@"
-  code=$?
-  if [ "$code" -eq 75 ]; then
-    say "$DEADMAN_WHY, but an agent holds $gate: not now."
-    exit 0
+  if [ -f "$gate" ] && [ ! -L "$gate" ] && timeout 5 head -c 0 "$gate" 2>/dev/null; then
+    flock --nonblock --exclusive --conflict-exit-code 75 "$gate" "$0" --gates "$@"
+    code=$?
+    if [ "$code" -ne 75 ]; then
+      exit "$code"
+    fi
+    if pulls "$slot"; then
+      say "$DEADMAN_WHY, but an agent holds $gate: not now."
+      exit 0
+    fi
   fi
-  exit "$code"
+  # A directory, for it is made in one step and through no link.
+  sealed=''
+  if mkdir "$slot/sealed" 2>/dev/null; then
+    sealed=yes
+  fi
+  if [ -z "$sealed" ] && [ ! -e "$slot/sealed" ] && [ ! -L "$slot/sealed" ]; then
+    say "$DEADMAN_WHY, but slot ${slot##*/} can be neither locked nor sealed: the machine stays on."
+  elif pulls "$slot"; then
+    say "$DEADMAN_WHY, but an agent holds $gate: not now."
+  else
+    "$0" --gates "$@"
+  fi
+  [ -z "$sealed" ] || rmdir "$slot/sealed"
+  exit 0
 fi
 
 for slot in "$state_dir"/slots/*; do
@@ -130,7 +217,10 @@ for slot in "$state_dir"/slots/*; do
     fi
   fi
 done
-work=$(containers)
+work=$(work_of_stock_agents)
+if [ -z "$work" ]; then
+  work=$(containers)
+fi
 if [ -n "$work" ]; then
   say "$DEADMAN_WHY, but $work: the machine stays on."
   exit 0

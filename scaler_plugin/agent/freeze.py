@@ -157,8 +157,8 @@ class FreezeGates:
             return False
         except PermissionError:
             problem = (
-                f"The sidecar may not freeze or thaw the agent of slot {slot.index}, process {agent.pid}, so the node can't retire: "
-                "run the sidecar as the agent's user, or as root with CAP_KILL."
+                f"The sidecar may not freeze or thaw the agent of slot {slot.index}, process {agent.pid}, "
+                "so this node can't retire: run the sidecar as the agent's user, or as root with CAP_KILL."
             )
         if problem and problem != slot.problem:
             log.error("agent_not_signalled", slot=slot.index, problem=problem)

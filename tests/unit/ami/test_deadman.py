@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from scaler_plugin.agent.processes import ProcessKey, this_process
+from scaler_plugin.agent.gate import Gate
+from scaler_plugin.agent.processes import ProcessKey, process_state, this_process
 from scaler_plugin.agent.slot_record import SlotRecord, boottime, write_record
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
 from scaler_plugin.node.heartbeat import beat
@@ -41,6 +43,11 @@ class Node:
         docker = self._recorders / "docker"
         docker.write_text("#!/bin/sh\n")
         docker.chmod(0o755)
+
+    def on_power_off(self, command: str) -> None:
+        """Run this in the power-off's place."""
+        recorder = self._recorders / "systemctl"
+        recorder.write_text(f'#!/bin/sh\necho systemctl "$@" >>{self._done}\n[ "$1" != poweroff ] || {command}\n')
 
     def sidecar_alive(self) -> None:
         beat(self.state_dir)
@@ -82,6 +89,49 @@ class Node:
     @property
     def steps(self) -> list[str]:
         return self._done.read_text().splitlines()
+
+
+class Running:
+    """Processes that live as long as the test. Each says when it is ready."""
+
+    def __init__(self) -> None:
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def start(self, code: str, *words: str, **environment: str) -> int:
+        command = [sys.executable, "-c", f"{code}\nprint('ready', flush=True)\nimport time\ntime.sleep(600)", *words]
+        process = subprocess.Popen(command, env={"PATH": os.environ["PATH"], **environment}, stdout=subprocess.PIPE)
+        self._all.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process.pid
+
+    def hold(self, lock: Path) -> ProcessKey:
+        """Hold the lock shared, as a pull does."""
+        pid = self.start(f"import fcntl; f = open({str(lock)!r}); fcntl.flock(f, fcntl.LOCK_SH)")
+        state = process_state(pid)
+        assert state
+        return state[1]
+
+    def lease(self, file: Path) -> int:
+        """Whoever opens the file waits for the holder, who does not care, for up to 45 s."""
+        return self.start(
+            "import fcntl, os, signal; signal.signal(signal.SIGIO, signal.SIG_IGN)\n"
+            f"fd = os.open({str(file)!r}, os.O_RDWR); fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)"
+        )
+
+    def end(self) -> None:
+        for process in self._all:
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.end()
 
 
 @pytest.fixture
@@ -198,6 +248,142 @@ def test_a_link_or_a_pipe_in_place_of_a_slots_files_neither_stops_nor_fools_it(n
     node.look()
     assert node.powered_off
     assert not (tmp_path / "made-by-root").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "clearml_agent", "execute", "--disable-monitoring", "--id", "t1"),
+        ("execute", "--id", "t1"),
+        ("--id", "t1", "execute"),
+        (
+            "run",
+            "-t",
+            "python:3.12",
+            "bash",
+            "-c",
+            "pip install clearml-agent; python -m clearml_agent execute --id t1",
+        ),
+    ],
+)
+def test_a_task_of_a_stock_agent_keeps_the_machine_on(node: Node, running: Running, words: tuple[str, ...]) -> None:
+    node.sidecar_silent_for(5)
+    pid = running.start("", *words, CLEARML_WORKER_ID="w")
+    assert f"process {pid} carries out a task: the machine stays on" in node.look()
+    assert not node.powered_off
+    running.end()
+    node.look()
+    assert node.powered_off
+
+
+@pytest.mark.parametrize(
+    "words", [("daemon", "--id", "t1"), ("execute", "--id"), ("execute", "--id=t1"), ("executed", "--id", "t1")]
+)
+def test_a_command_that_carries_out_no_task_is_no_work(node: Node, running: Running, words: tuple[str, ...]) -> None:
+    node.sidecar_silent_for(5)
+    running.start("", *words)
+    node.look()
+    assert node.powered_off
+
+
+def test_what_an_ended_task_left_behind_is_nobodys_work_whatever_its_command_line_says(
+    node: Node, running: Running
+) -> None:
+    node.sidecar_silent_for(5)
+    running.start("", "execute", "--id", "t1", SCALER_SLOT_DIR=str(node.slot.resolve()))
+    node.record(SlotState.IDLE, this_process(), boottime() + 1)
+    node.look()
+    assert node.powered_off
+
+
+@pytest.mark.parametrize("written_at", ["99999999999", "1e99", "Infinity", '"soon"', "null"])
+def test_a_record_from_the_future_or_from_no_time_hides_nothing(
+    node: Node, task: subprocess.Popen[bytes], written_at: str
+) -> None:
+    node.sidecar_silent_for(5)
+    node.record(SlotState.IDLE, this_process(), boottime() - 5)
+    state = node.slot / "state.json"
+    state.write_text(re.sub(r'"written_at": [0-9.]+', f'"written_at": {written_at}', state.read_text()))
+    assert f"process {task.pid} of slot 0 lives" in node.look()
+    assert not node.powered_off
+
+
+def test_a_process_id_that_is_a_path_names_nobody(node: Node) -> None:
+    node.sidecar_silent_for(5)
+    node.record(SlotState.BUSY, this_process(), boottime())
+    state = node.slot / "state.json"
+    state.write_text(state.read_text().replace(f'"pid": {os.getpid()}', f'"pid": "../proc/{os.getpid()}"'))
+    node.look()
+    assert node.powered_off
+
+
+def test_what_a_record_says_reaches_the_console_as_plain_text(node: Node) -> None:
+    node.sidecar_silent_for(5)
+    node.record(SlotState.BUSY, this_process(), boottime())
+    state = node.slot / "state.json"
+    state.write_text(state.read_text().replace('"t1"', '"t\x1b[2J\\\\033[2J"'))
+    said = node.look()
+    assert "works on task t[2J" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("name", ["state.json", "gate.lock"])
+def test_a_lease_on_a_slots_file_is_not_waited_for(node: Node, running: Running, name: str) -> None:
+    node.sidecar_silent_for(5)
+    node.record(SlotState.IDLE, this_process(), boottime())
+    holder = running.lease(node.slot / name)
+    node.look()
+    assert node.powered_off
+    leases = [line.split() for line in Path("/proc/locks").read_text().splitlines() if " LEASE " in line]
+    assert str(holder) in [lease[4] for lease in leases], "the kernel took it away: the script waited for that"
+
+
+@pytest.mark.parametrize("name", ["state.json", "gate.lock"])
+def test_a_task_counts_whatever_lies_in_the_place_of_its_slots_files(
+    node: Node, task: subprocess.Popen[bytes], name: str
+) -> None:
+    node.sidecar_silent_for(5)
+    (node.slot / name).unlink(missing_ok=True)
+    os.mkfifo(node.slot / name)
+    assert f"process {task.pid} of slot 0 lives" in node.look()
+    assert not node.powered_off
+    assert not (node.slot / "sealed").exists()
+
+
+def test_the_lock_in_the_hand_of_another_than_the_agent_does_not_keep_the_machine_on(
+    node: Node, running: Running
+) -> None:
+    node.sidecar_silent_for(5)
+    node.record(SlotState.IDLE, this_process(), boottime())
+    running.hold(node.gate)
+    node.look()
+    assert node.powered_off
+
+
+def test_a_pull_through_a_gate_that_was_moved_away_keeps_the_machine_on(node: Node, running: Running) -> None:
+    node.sidecar_silent_for(5)
+    agent = running.hold(node.gate)
+    node.record(SlotState.IDLE, agent, boottime())
+    node.gate.rename(node.slot / "former.lock")
+    os.mkfifo(node.gate)
+    assert "an agent holds" in node.look()
+    assert not node.powered_off
+    assert not (node.slot / "sealed").exists()
+    running.end()
+    node.look()
+    assert node.powered_off
+
+
+def test_while_a_gate_that_cannot_be_locked_is_looked_past_no_agent_begins_to_pull(
+    node: Node, running: Running
+) -> None:
+    """The power-off is where it looks: with everything closed."""
+    node.sidecar_silent_for(5)
+    node.record(SlotState.IDLE, this_process(), boottime())
+    running.hold(node.gate)
+    node.on_power_off(f"ls {node.slot}")
+    assert "sealed" in node.look().split()
+    assert not Gate(node.slot).sealed, "the machine did not go: its agents may pull again"
 
 
 def test_a_sidecar_that_never_started_has_the_pools_startup_time(node: Node) -> None:
