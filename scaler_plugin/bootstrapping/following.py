@@ -18,7 +18,7 @@ from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.console_output import read_console
 from scaler_plugin.core.model import InstanceId, InstanceState
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.errors import CloudError, ScalerError
+from scaler_plugin.errors import CloudError, ScalerError, StoreUnavailable
 from scaler_plugin.leader.failed_start import told_of_starts
 
 #: Between two looks. A probe that finds nothing to do is registered for some seconds only.
@@ -29,6 +29,7 @@ CONSOLE_LOOK_S = 20.0
 #: After an instance has ended, its last output may come with some delay.
 LAST_WORD_S = 30.0
 #: Where etcd cannot be reached from here, one that runs for so long without a word is let go: a boot that fails says so at once.
+#: A first boot on a stock image comes before, and takes up to the pool's startup_timeout.
 BLIND_S = 180.0
 #: The dead-man's switch counts from the boot and waits for the leader to go first; then EC2 takes its time.
 DEADMAN_S = 600.0
@@ -61,6 +62,20 @@ class ClusterSight:
         return registered, told.sentence if told else ""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """For how long an instance may be followed, and for how long one that runs where etcd cannot be seen."""
+
+    whole_s: float
+    blind_s: float
+
+
+def patience_with(startup_timeout_s: float, first_boot: bool) -> Patience:
+    """By then it has registered, or the dead-man's switch has ended it. ``first_boot``: it is on a stock image."""
+    blind_s = BLIND_S + (startup_timeout_s if first_boot else 0.0)
+    return Patience(max(startup_timeout_s, DEADMAN_S) + MARGIN_S, blind_s)
+
+
 class Following:
     """``wait`` sleeps between two looks."""
 
@@ -79,6 +94,7 @@ class Following:
         self._clock = clock
         self._progress = progress
         self._wait = wait
+        self._etcd_answers = sight.store is not None
         self._began = clock.monotonic()
         self._state: InstanceState | None = None
         self._state_since = 0.0
@@ -87,28 +103,33 @@ class Following:
         self._told = ""  # in etcd
         self._away: set[str] = set()
 
-    def run(self, patience_s: float, short_lived: bool = False) -> None:
-        """Return once it has registered, or, where etcd cannot be reached from here, once it seems to do well.
+    def run(self, patience: Patience, short_lived: bool = False) -> None:
+        """Return once it has registered.
 
-        Raises ``ScalerError`` with its own words when it ended before, or did neither in time.
+        Raises ``ScalerError`` with its own words when it ended before, or did neither in time; ``StoreUnavailable`` where
+        nothing was seen of that: etcd does not answer here, and its console tells of no failure.
         ``short_lived``: an instance that may register and end between two looks, and does so without a word when all is well.
         """
+        if not self._etcd_answers:
+            self._progress(
+                "  etcd cannot be reached from here, so only EC2 and its console tell: looking at them for "
+                f"{patience.blind_s / 60:.0f} minutes."
+            )
         while not self._registered():
             self._look_at_ec2()
             if self._state in _OVER:
                 self._wait_for_last_word()
+                if not self._why and not self._etcd_answers:
+                    raise self._unseen("has ended")
                 if short_lived and not self._why:
                     self._tell("ended by itself and told of no failure, as a probe does when nothing is to be done.")
                     return
                 why = f"It said: {self._why}" if self._why else "It said nothing of why."
                 raise ScalerError(f"Instance {self._instance_id} ended without becoming a node. {why}")
-            if self._sight.store is None and not self._said and self._runs_for() > BLIND_S:
-                self._tell(
-                    "runs, and its console tells of no failure. Whether its node is up cannot be seen from here."
-                )
-                return
-            if self._clock.monotonic() - self._began > patience_s:
-                raise ScalerError(self._too_late())
+            if self._sight.store is None and not self._said and self._runs_for() > patience.blind_s:
+                raise self._unseen("runs")
+            if self._clock.monotonic() - self._began > patience.whole_s:
+                raise self._too_late()
             self._look_at_console()
             self._wait(LOOK_S)
         self._tell("has registered: its sidecar is up.")
@@ -124,8 +145,10 @@ class Following:
         try:
             registered, told = self._sight.look(self._instance_id)
         except ScalerError as error:
+            self._etcd_answers = False
             self._not_seen("etcd", error)
             return False
+        self._etcd_answers = self._sight.store is not None
         if told and told != self._told:
             self._told = told
             self._tell(f"told: {self._why}")
@@ -172,15 +195,24 @@ class Following:
                 return
             self._wait(LOOK_S)
 
-    def _too_late(self) -> str:
+    def _unseen(self, what: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"Instance {self._instance_id} {what}, and its console tells of no failure. Whether its node has registered, and what "
+            "it told in etcd, was not seen, because etcd does not answer here. Look from where it does: `scaler-sidecar status`."
+        )
+
+    def _too_late(self) -> ScalerError:
         minutes = round((self._clock.monotonic() - self._began) / 60)
         state = _STATES[self._state] if self._state else "is not listed by EC2"
-        if self._sight.store is None:
-            seen = "Whether its node has registered cannot be seen from here, because etcd does not answer"
-        else:
-            seen = "Its node has not registered"
+        if not self._etcd_answers and not self._why:
+            return self._unseen(f"{state} after {minutes} minutes")
+        seen = (
+            "Its node has not registered"
+            if self._etcd_answers
+            else "Whether its node has registered was not seen from here"
+        )
         said = f"It said: {self._why}" if self._why else "Its console holds no word of a sidecar's."
-        return f"Instance {self._instance_id} {state} after {minutes} minutes. {seen}. {said}"
+        return ScalerError(f"Instance {self._instance_id} {state} after {minutes} minutes. {seen}. {said}")
 
     def _not_seen(self, what: str, error: ScalerError) -> None:
         if what not in self._away:
@@ -189,8 +221,3 @@ class Following:
 
     def _tell(self, what: str) -> None:
         self._progress(f"  {self._clock.monotonic() - self._began:4.0f} s  {self._instance_id} {what}")
-
-
-def patience_s(startup_timeout_s: float) -> float:
-    """For how long an instance may be followed: by then it has registered, or the dead-man's switch has ended it."""
-    return max(startup_timeout_s, DEADMAN_S) + MARGIN_S

@@ -12,12 +12,13 @@ import typer
 
 from scaler_plugin.cli.surveying import FileArgument, PoolOption, chosen_pool, deployment_of, show_survey, start
 from scaler_plugin.core.model import InstanceId, NodeRole, PoolName
-from scaler_plugin.errors import ScalerError, StoreError
+from scaler_plugin.errors import ScalerError, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
     from scaler_plugin.bootstrapping.account import Account
     from scaler_plugin.bootstrapping.following import ClusterSight
     from scaler_plugin.bootstrapping.survey import Survey
+    from scaler_plugin.config.pool_schema import PoolConfig
     from scaler_plugin.config.schema import ScalerConfig
     from scaler_plugin.coordination.store import Store
 
@@ -34,9 +35,9 @@ def first(file: FileArgument, pool: PoolOption = None, again: AgainOption = Fals
     """Launch the first instance: it leads, and launches the others.
 
     Looks at the account first, as `apply` does, and at etcd: nothing is launched that could not start. Then it follows the
-    instance; exit code 1, with what the instance itself says, if it does not come up. Ctrl-C leaves the instance alone.
+    instance; exit code 1, with what the instance itself says, if it does not come up; 3 if that was not seen, because etcd does not
+    answer here. Ctrl-C leaves the instance alone.
     """
-    from scaler_plugin.bootstrapping.following import patience_s  # noqa: PLC0415
     from scaler_plugin.bootstrapping.instances import launch_first  # noqa: PLC0415
     from scaler_plugin.bootstrapping.node_user_data import user_data_writer  # noqa: PLC0415
 
@@ -50,9 +51,7 @@ def first(file: FileArgument, pool: PoolOption = None, again: AgainOption = Fals
         instance = launch_first(published, name, lambda launch_id: writer(published, name, launch_id), typer.echo)
         typer.echo(f"Launched {instance} for pool {name}.")
         if wait:
-            settings = config.pool(name)
-            timeout_s = settings.startup_timeout.seconds if settings else 0.0
-            _follow(instance, config, sight, file, account.region, patience_s(timeout_s))
+            _follow(instance, config, sight, file, account.region, config.pool(name))
     typer.echo(f"Watch the cluster: scaler-sidecar status --config {file} --watch")
 
 
@@ -61,7 +60,6 @@ def wake(file: FileArgument, again: AgainOption = False, wait: WaitOption = True
 
     Looks first whether it could start, and follows it, as `bootstrap first` does.
     """
-    from scaler_plugin.bootstrapping.following import patience_s  # noqa: PLC0415
     from scaler_plugin.bootstrapping.instances import launch_probe, probe_template  # noqa: PLC0415
 
     config, account = start(file)
@@ -73,7 +71,7 @@ def wake(file: FileArgument, again: AgainOption = False, wait: WaitOption = True
         instance = launch_probe(config, surveyed.ground, template, account)
         typer.echo(f"Launched the probe {instance}. It ends by itself as soon as it is not needed.")
         if wait:
-            _follow(instance, config, sight, file, account.region, patience_s(0.0), short_lived=True)
+            _follow(instance, config, sight, file, account.region, config.probe_pool, short_lived=True)
 
 
 def _refuse_another(config: ScalerConfig, roles: tuple[NodeRole, ...]) -> None:
@@ -138,19 +136,21 @@ def _follow(
     sight: ClusterSight,
     file: Path,
     region: str,
-    patience_s: float,
+    pool: PoolConfig | None,
     short_lived: bool = False,
 ) -> None:
-    from scaler_plugin.bootstrapping.following import Following  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.following import Following, patience_with  # noqa: PLC0415
     from scaler_plugin.bootstrapping.instances import cluster_fleet  # noqa: PLC0415
     from scaler_plugin.node.clock import SystemClock  # noqa: PLC0415
 
     console = f"aws ec2 get-console-output --region {region} --latest --output text --instance-id {instance}"
     following = Following(instance, cluster_fleet(config), sight, SystemClock(), typer.echo)
+    timeout_s = pool.startup_timeout.seconds if pool else 0.0
     try:
-        following.run(patience_s, short_lived)
+        following.run(patience_with(timeout_s, bool(pool and pool.first_boot)), short_lived)
     except KeyboardInterrupt:
         typer.echo(f"\n{instance} is left alone. Look again: scaler-sidecar status --config {file}, or: {console}")
         raise typer.Exit(INTERRUPTED) from None
     except ScalerError as error:
-        raise ScalerError(f"{error} Its whole console: {console}") from error
+        kind = StoreUnavailable if isinstance(error, StoreUnavailable) else ScalerError
+        raise kind(f"{error} Its whole console: {console}") from error

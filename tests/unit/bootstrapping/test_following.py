@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from scaler_plugin.bootstrapping.following import ClusterSight, Following, patience_s
+from scaler_plugin.bootstrapping.following import ClusterSight, Following, patience_with
 from scaler_plugin.cloud.memory_fleet import MemoryFleet
 from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.events import Event, record
@@ -14,7 +14,7 @@ from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.memory_store import MemoryStore
 from scaler_plugin.coordination.store import Put
 from scaler_plugin.core.model import LaunchId, LaunchRequest, Node, NodeIdentity, NodeRole, NodeState, PoolName
-from scaler_plugin.errors import ScalerError
+from scaler_plugin.errors import ScalerError, StoreUnavailable
 from scaler_plugin.simulation.clock import VirtualClock
 
 KEYS = Keys("p", "c")
@@ -37,10 +37,10 @@ class Scene:
     def at(self, second: float, act: Callable[[], None]) -> None:
         self._plan.append((second, act))
 
-    def follow(self, etcd_from_here: bool = True, short_lived: bool = False) -> None:
+    def follow(self, etcd_from_here: bool = True, short_lived: bool = False, first_boot: bool = False) -> None:
         sight = ClusterSight(self.etcd.client("desk") if etcd_from_here else None, KEYS)
         following = Following(self.instance, self.fleet, sight, self.clock, self.lines.append, self._wait)
-        following.run(patience_s(600.0), short_lived)
+        following.run(patience_with(1200.0 if first_boot else 600.0, first_boot), short_lived)
 
     @property
     def said(self) -> str:
@@ -132,15 +132,46 @@ def test_one_that_neither_registers_nor_ends_is_not_followed_for_ever() -> None:
 def test_where_etcd_cannot_be_reached_from_here_its_console_still_tells() -> None:
     scene = Scene()
     scene.at(25, lambda: scene.write(AWAY))
-    with pytest.raises(ScalerError, match=r"cannot be seen from here.*It said: etcd at 10.0.0.5"):
+    with pytest.raises(ScalerError, match=r"was not seen from here.*It said: etcd at 10.0.0.5") as failed:
         scene.follow(etcd_from_here=False)
+    assert failed.value.exit_code == 1
 
 
-def test_where_etcd_cannot_be_reached_from_here_one_that_says_nothing_wrong_is_let_go() -> None:
+def test_where_etcd_cannot_be_reached_from_here_one_that_says_nothing_wrong_is_let_go_and_called_unseen() -> None:
     scene = Scene()
-    scene.follow(etcd_from_here=False)
-    assert "its console tells of no failure" in scene.lines[-1]
+    with pytest.raises(StoreUnavailable, match=r"tells of no failure. Whether its node has registered.*was not seen"):
+        scene.follow(etcd_from_here=False)
+    assert "only EC2 and its console tell" in scene.lines[0]
     assert scene.clock.monotonic() < 300
+
+
+def test_a_first_boot_is_looked_at_blindly_for_as_long_as_it_may_take() -> None:
+    failing = Scene()
+    failing.at(
+        900, lambda: failing.write("[  880.1] sh[512]: scaler-sidecar: This is no node: its first boot failed.\n")
+    )
+    failing.at(1190, failing.end)
+    with pytest.raises(ScalerError, match="its first boot failed") as failed:
+        failing.follow(etcd_from_here=False, first_boot=True)
+    assert failed.value.exit_code == 1
+    quiet = Scene()
+    with pytest.raises(StoreUnavailable):
+        quiet.follow(etcd_from_here=False, first_boot=True)
+    assert quiet.clock.monotonic() > 1200
+
+
+def test_a_node_that_nobody_could_see_register_is_not_said_to_be_missing() -> None:
+    scene = Scene()
+    scene.at(60, scene.etcd.stop)
+    with pytest.raises(StoreUnavailable, match=r"after 14 minutes, and its console tells of no failure.*was not seen"):
+        scene.follow()
+
+
+def test_a_probe_that_ends_unseen_is_not_called_well() -> None:
+    scene = Scene()
+    scene.at(30, scene.end)
+    with pytest.raises(StoreUnavailable, match="has ended, and its console tells of no failure"):
+        scene.follow(etcd_from_here=False, short_lived=True)
 
 
 def test_sources_that_fail_meanwhile_are_named_once_and_asked_again() -> None:
