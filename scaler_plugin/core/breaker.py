@@ -9,6 +9,7 @@ node of a later launch that runs a task does. A new configuration may be the cur
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from scaler_plugin.core.model import InstanceId, Node, PoolName
@@ -22,8 +23,8 @@ LONGEST_PAUSE_S = 3600.0
 #: checks. A machine that fails later has broken.
 USELESS_WITHIN_S = 1800.0
 
-#: So many failed instances are remembered, for a leader that dies between counting one and noting it in the launch record.
-#: More than one launch can hold.
+#: Beside those that may be reported again, so many failed instances are remembered: what a pass sees of them may be older than
+#: the record.
 _REMEMBERED = 200
 
 
@@ -68,7 +69,12 @@ class StartRecord:
 
 
 def after_failures(
-    record: StartRecord | None, pool: PoolName, failures: Sequence[FailedStart], revision: int, now: float
+    record: StartRecord | None,
+    pool: PoolName,
+    failures: Sequence[FailedStart],
+    revision: int,
+    now: float,
+    current: AbstractSet[InstanceId] = frozenset(),
 ) -> StartRecord | None:
     """The record with these failures counted, each instance once.
 
@@ -78,9 +84,12 @@ def after_failures(
         failures: failed starts that may have been counted before.
         revision: the configuration in force.
         now: seconds since the epoch.
+        current: instances that are awaited or registered. A failure may be reported again for as long as it is one of them, and
+            is not forgotten before.
     """
     known = record or StartRecord(pool, 0, 0, 0.0, revision, "", "", ())
-    new = [failure for failure in failures if failure.instance_id not in known.failed]
+    counted_before = frozenset(known.failed)
+    new = [failure for failure in failures if failure.instance_id not in counted_before]
     if not new:
         return record
     last = new[-1]
@@ -91,7 +100,7 @@ def after_failures(
         revision=revision,
         what=last.what,
         detail=last.detail,
-        failed=(*known.failed, *(failure.instance_id for failure in new))[-_REMEMBERED:],
+        failed=_remembered((*known.failed, *(failure.instance_id for failure in new)), current),
         useless_since=known.useless_since if known.useless_since is not None else min(useless, default=None),
     )
     if counted.in_a_row < TRIP_AFTER or counted.paused(now):
@@ -99,6 +108,17 @@ def after_failures(
     # The exponent is capped: after a week of failures 2**n would overflow a float.
     pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(counted.pauses, 10))
     return replace(counted, pauses=counted.pauses + 1, until=now + pause)
+
+
+def _remembered(failed: tuple[InstanceId, ...], current: AbstractSet[InstanceId]) -> tuple[InstanceId, ...]:
+    of_the_past = [instance_id for instance_id in failed if instance_id not in current]
+    forgotten = frozenset(of_the_past[:-_REMEMBERED])
+    return tuple(instance_id for instance_id in failed if instance_id not in forgotten)
+
+
+def with_words(record: StartRecord, failure: FailedStart) -> StartRecord:
+    """A failure that was counted, told at greater length: for people, it changes no count."""
+    return replace(record, what=failure.what, detail=failure.detail)
 
 
 def failed_after_registering(node: Node, launched_at: float, now: float) -> FailedStart | None:

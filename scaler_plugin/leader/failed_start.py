@@ -12,6 +12,13 @@ from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import CloudError
 
 
+def in_short(instance_id: InstanceId, cause: str, told: Event | None = None) -> FailedStart:
+    """What is known without its console. ``cause`` completes "Instance i-… "; ``told``: what it said in etcd itself."""
+    if told is not None:
+        return FailedStart(instance_id, told.sentence, told.detail)
+    return FailedStart(instance_id, f"Instance {instance_id} {cause}.")
+
+
 def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str, told: Event | None = None) -> FailedStart:
     """``cause`` completes "Instance i-… "; an output that can't be read is said in the detail. ``told``: what it said in etcd."""
     what = f"Instance {instance_id} {cause}."

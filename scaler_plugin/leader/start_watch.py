@@ -1,7 +1,8 @@
 """Watches how the instances that launches await turn out, and keeps the breaker's count (:mod:`scaler_plugin.core.breaker`).
 
 Guarantees: each failed start is counted once, also by a leader that takes over between counting it and noting in the launch
-record that nobody waits for it any more.
+record that nobody waits for it any more. All that a pass shows are counted before EC2 is asked what any of them said. Not
+guaranteed: that each one's console is read; of many, a few are told at length and the others by number.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.election import RENEWALS_PER_TTL, Election
 from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
@@ -25,12 +26,13 @@ from scaler_plugin.core.breaker import (
     failed_after_registering,
     starts_again,
     with_new_configuration,
+    with_words,
 )
 from scaler_plugin.core.housekeeping import find_suspects
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.ports import Clock, Fleet
-from scaler_plugin.leader.failed_start import failed_start, told_of_starts
+from scaler_plugin.leader.failed_start import failed_start, in_short, told_of_starts
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
 from scaler_plugin.leader.settings import LeaderSettings
@@ -38,6 +40,14 @@ from scaler_plugin.leader.settings import LeaderSettings
 log = structlog.get_logger(__name__)
 
 ENDED_EARLY = "ended before its node registered"
+_ENDED_EARLY_EACH = "ended before their nodes registered"
+
+#: Consoles that are read in one pass; each is a call of its own.
+MOST_CONSOLES = 3
+#: Of a pass that counts as hung after six TTLs, so many may go into consoles.
+BUDGET_TTLS = 1
+#: So many ids stand for the rest in a sentence.
+_FIRST_NAMED = 3
 
 
 class StartWatch:
@@ -60,6 +70,9 @@ class StartWatch:
         self._journal = journal
         self._records: dict[PoolName, StartRecord] = {}
         self._revision = 0
+        self._current: frozenset[InstanceId] = frozenset()  # awaited or registered
+        self._consoles_left = 0
+        self._deadline = 0.0
 
     def follow(self, observation: Observation, settings: LeaderSettings) -> Observation:
         """Count what this pass shows, and return the picture with the counts as they are now.
@@ -68,6 +81,10 @@ class StartWatch:
         """
         self._records = {record.pool: record for record in observation.starts}
         self._revision = settings.revision
+        awaited = (instance_id for launch in observation.launches for instance_id in launch.awaited)
+        self._current = observation.node_ids.union(awaited)
+        self._consoles_left = MOST_CONSOLES
+        self._deadline = self._clock.monotonic() + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
         now = self._clock.now()
         registered: set[PoolName] = set()
         failed: defaultdict[PoolName, dict[InstanceId, str]] = defaultdict(dict)
@@ -80,8 +97,15 @@ class StartWatch:
         for suspect in find_suspects(observation, settings.policy, now):
             if suspect.launch_id is not None and suspect.pool is not None:
                 failed[suspect.pool][suspect.instance_id] = suspect.cause
-        for pool, causes in failed.items():
-            self._count(pool, causes)
+        new = {pool: self._not_counted(pool, causes) for pool, causes in failed.items()}
+        told = told_of_starts(read_events(self._store, self._keys)) if any(new.values()) else {}
+        before = dict(self._records)
+        for pool, causes in new.items():
+            self._enter(pool, [in_short(i, cause, told.get(i)) for i, cause in causes.items()])
+        for pool, causes in new.items():
+            untold = {instance_id: cause for instance_id, cause in causes.items() if instance_id not in told}
+            self._tell_of_failures(pool, untold)
+            self._tell_of_pause(pool, before.get(pool))
         worked = self._follow_nodes(observation, now)
         # After the failures of the same pass: a pool of which some instances start is not broken.
         for pool, record in tuple(self._records.items()):
@@ -108,43 +132,55 @@ class StartWatch:
             elif (failure := failed_after_registering(node, launched_at, now)) is not None:
                 useless[node.pool].append(failure)
         for pool, failures in useless.items():
+            known = self._records.get(pool)
             self._enter(pool, failures)
+            self._tell_of_pause(pool, known)
         return worked
 
-    def _count(self, pool: PoolName, causes: Mapping[InstanceId, str]) -> None:
+    def _not_counted(self, pool: PoolName, causes: Mapping[InstanceId, str]) -> Mapping[InstanceId, str]:
         known = self._records.get(pool)
-        new = {i: cause for i, cause in causes.items() if known is None or i not in known.failed}
-        if not new:
-            return
-        told = told_of_starts(read_events(self._store, self._keys))
-        failures, untold = [], []
-        for instance_id, cause in new.items():
-            if (event := told.get(instance_id)) is not None:
-                failures.append(FailedStart(instance_id, event.sentence, event.detail))
-            else:
-                untold.append(failed_start(self._fleet, instance_id, cause))
-        self._enter(pool, [*failures, *untold])
-        for failure in untold:
-            if causes[failure.instance_id] is not ENDED_EARLY:
-                continue  # told when it is terminated
-            self._journal.record(START_FAILED, failure.instance_id, failure.what, failure.detail)
+        counted = frozenset(known.failed) if known else frozenset()
+        return {instance_id: cause for instance_id, cause in causes.items() if instance_id not in counted}
 
     def _enter(self, pool: PoolName, failures: Sequence[FailedStart]) -> None:
         known = self._records.get(pool)
-        record = after_failures(known, pool, failures, self._revision, self._clock.now())
-        if record is None or record == known:
-            return
-        self._put(record)
-        if record.pauses > (known.pauses if known else 0):
-            self._tell_of_pause(record)
+        record = after_failures(known, pool, failures, self._revision, self._clock.now(), self._current)
+        if record is not None and record != known:
+            self._put(record)
 
-    def _tell_of_pause(self, record: StartRecord) -> None:
+    def _tell_of_failures(self, pool: PoolName, causes: Mapping[InstanceId, str]) -> None:
+        """Say what the consoles of some say. ``causes`` are of those that have said nothing in etcd themselves."""
+        ended = [instance_id for instance_id, cause in causes.items() if cause is ENDED_EARLY]
+        late = [instance_id for instance_id, cause in causes.items() if cause is not ENDED_EARLY]
+        by_number = 0
+        for number, instance_id in enumerate((*ended, *late)):
+            if self._consoles_left <= 0 or self._clock.monotonic() >= self._deadline:
+                by_number = len(ended) - number
+                break
+            self._consoles_left -= 1
+            failure = failed_start(self._fleet, instance_id, causes[instance_id])
+            self._put(with_words(self._records[pool], failure))
+            if instance_id in ended:  # a late one is told of when it is terminated
+                self._journal.record(START_FAILED, instance_id, failure.what, failure.detail)
+        if by_number > 0:
+            rest = ended[-by_number:]
+            first = ", ".join(rest[:_FIRST_NAMED])
+            self._journal.record(
+                "starts_failed",
+                pool,
+                f"{by_number} more of pool {pool} {_ENDED_EARLY_EACH}: {first}{', …' if by_number > _FIRST_NAMED else ''}.",
+            )
+
+    def _tell_of_pause(self, pool: PoolName, before: StartRecord | None) -> None:
+        record = self._records.get(pool)
+        if record is None or record.pauses <= (before.pauses if before else 0):
+            return
         minutes = round((record.until - self._clock.now()) / 60)
-        log.warning("pool_paused", pool=record.pool, failures=record.in_a_row, minutes=minutes, last=record.what)
+        log.warning("pool_paused", pool=pool, failures=record.in_a_row, minutes=minutes, last=record.what)
         self._journal.record(
             "pool_paused",
-            record.pool,
-            f"Pool {record.pool} pauses for {minutes} min: {record.in_a_row} instances in a row did not start. "
+            pool,
+            f"Pool {pool} pauses for {minutes} min: {record.in_a_row} instances in a row did not start. "
             f"The last: {record.what}",
             record.detail,
         )

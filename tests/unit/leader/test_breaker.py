@@ -158,7 +158,7 @@ def test_a_leader_that_dies_while_it_counts_has_a_successor_that_counts_each_fai
     def die() -> None:
         raise Died
 
-    # It dies when it asks for the console output: before anything is counted, or after EC2's answer.
+    # It dies when it asks for the console output: all are counted, and the launch record still awaits them.
     getattr(first.fleet, place)["console_output"] = die
     with pytest.raises(Died):
         cluster.passes(first, 20)
