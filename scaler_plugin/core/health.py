@@ -70,7 +70,8 @@ class Vitals:
     """What a machine says of itself at one moment.
 
     ``docker_fault`` and ``gpu_fault`` are sentences, ``None`` where the part is fine, not needed or can't be asked.
-    ``stuck_on`` names the part that a look has been waiting for remarkably long.
+    ``stuck_on`` names the part that a look has been waiting for remarkably long. ``unseen`` says as a sentence what
+    could not be looked at: no ailment, but somebody should know.
     """
 
     disks: tuple[DiskSpace, ...] = ()
@@ -78,6 +79,7 @@ class Vitals:
     gpu_fault: str | None = None
     xids: tuple[Xid, ...] = ()
     stuck_on: str | None = None
+    unseen: str = ""
 
 
 def find_ailment(vitals: Vitals, policy: HealthPolicy) -> str | None:

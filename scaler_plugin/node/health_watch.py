@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import structlog
+
 from scaler_plugin.core.model import NodeRole
 from scaler_plugin.core.ports import Clock, Host
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.node.health_gate import check_environment, equipment
-from scaler_plugin.node.hooks import ShellHooks
-from scaler_plugin.node.setup import NodeSetup
+from scaler_plugin.node.hook_units import hooks_for_sidecar
+from scaler_plugin.node.setup import NodeSetup, state_dir
 from scaler_plugin.node.vitals import VitalSigns, VitalsWatch
 from scaler_plugin.sidecar.checks import CheckRounds
 from scaler_plugin.sidecar.concerns import Concern
 from scaler_plugin.sidecar.health import Health
 from scaler_plugin.sidecar.settings import FollowedSettings
+
+log = structlog.get_logger(__name__)
 
 
 def vitals_watch(setup: NodeSetup, clock: Clock) -> VitalsWatch:
@@ -30,5 +34,9 @@ def health_concerns(
     def report_unusable(why: str) -> None:
         journal.record("check_failed", own, f"On {own}: {why}")
 
-    checks = CheckRounds(ShellHooks(), clock, check_environment(setup), report_unusable)
-    return (Health(host, settings, clock, checks),)
+    def report_unseen(why: str) -> None:
+        log.warning("health_unseen", why=why)
+        journal.record("health_look_failed", own, f"On {own}: {why}")
+
+    checks = CheckRounds(hooks_for_sidecar(state_dir()), clock, check_environment(setup), report_unusable)
+    return (Health(host, settings, clock, checks, report_unseen),)

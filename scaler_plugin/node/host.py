@@ -19,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_SHUTDOWN_COMMAND = "systemctl poweroff"
 
+#: ``systemctl poweroff`` returns within a fraction of a second, with the shutdown under way or refused.
+_REFUSED_WITHIN_S = 2.0
+
 
 class LocalHost:
     """Implements ``core.ports.Host``. ``SCALER_SHUTDOWN_COMMAND`` replaces the command where there is no systemd."""
@@ -26,6 +29,7 @@ class LocalHost:
     def __init__(self, vitals: VitalsWatch | None = None) -> None:
         self._vitals = vitals
         self._command = shlex.split(os.environ.get("SCALER_SHUTDOWN_COMMAND") or DEFAULT_SHUTDOWN_COMMAND)
+        self._shutdown: subprocess.Popen[bytes] | None = None
         self._gpus = _Gpus()
         psutil.cpu_percent()  # the first call only starts the measurement
 
@@ -37,18 +41,27 @@ class LocalHost:
         return self._vitals.latest() if self._vitals else Vitals()
 
     def shut_down(self, reason: str) -> None:
+        """Start the command, and wait shortly for its refusal. One of an earlier call that hangs is left to itself."""
         log.info("shutting_down", command=self._command[0], reason=reason)
+        if self._shutdown is not None and self._shutdown.poll() not in (None, 0):
+            log.error("shutdown_failed", command=self._command[0], exit_code=self._shutdown.returncode)
         try:
-            # Its own session: the shutdown must go on when the service manager ends the sidecar, its parent.
-            subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+            # Its own session: the shutdown must go on when the service manager ends the sidecar, its parent. What it complains of
+            # goes where the sidecar's own log goes.
+            self._shutdown = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
             )
         except OSError as error:
             raise HostError(f"The shutdown command {self._command[0]} could not be started: {error}.") from error
+        try:
+            code = self._shutdown.wait(_REFUSED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            return
+        if code != 0:
+            self._shutdown = None
+            raise HostError(
+                f"The shutdown command {shlex.join(self._command)} failed with exit code {code}; the lines before say why."
+            )
 
 
 class _Gpus:

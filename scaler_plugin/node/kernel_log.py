@@ -1,4 +1,4 @@
-"""The NVIDIA driver's error messages in the kernel's log (``/dev/kmsg``), where this user may read it.
+"""The NVIDIA driver's error messages in the kernel's log (``/dev/kmsg``), where this user may read it, or why it can't be read.
 
 Errors of the whole boot count, also those from before the sidecar started, as far as the kernel's buffer still has them.
 """
@@ -10,11 +10,7 @@ import os
 import re
 from pathlib import Path
 
-import structlog
-
 from scaler_plugin.core.health import Xid
-
-log = structlog.get_logger(__name__)
 
 KMSG = Path("/dev/kmsg")
 #: The longest record the kernel hands out (``Documentation/ABI/testing/dev-kmsg``).
@@ -30,7 +26,7 @@ class KernelLog:
     def __init__(self, path: Path = KMSG) -> None:
         self._path = path
         self._fd: int | None = None
-        self._unreadable = False
+        self._unreadable = ""
         self._xids: dict[Xid, None] = {}
 
     def xids(self) -> tuple[Xid, ...]:
@@ -38,6 +34,11 @@ class KernelLog:
         if self._open():
             self._read_on()
         return tuple(self._xids)
+
+    @property
+    def unreadable(self) -> str:
+        """Why the log can't be read, as the system says it; empty while it can."""
+        return self._unreadable
 
     def close(self) -> None:
         if self._fd is not None:
@@ -49,8 +50,7 @@ class KernelLog:
             try:
                 self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
-                self._unreadable = True
-                log.info("kernel_log_unreadable", path=str(self._path), reason=str(error))
+                self._unreadable = str(error)
         return self._fd is not None
 
     def _read_on(self) -> None:
@@ -62,9 +62,8 @@ class KernelLog:
             except OSError as error:
                 if error.errno == errno.EPIPE:  # overwritten before it was read: the next read goes on after the gap
                     continue
-                log.warning("kernel_log_broken", reason=str(error))
                 self.close()
-                self._unreadable = True
+                self._unreadable = str(error)
                 return
             if not record:
                 return

@@ -10,11 +10,15 @@ import os
 import threading
 from dataclasses import dataclass, replace
 
+import structlog
+
 from scaler_plugin.core.health import DiskSpace, Vitals
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.node.docker_ping import docker_fault
 from scaler_plugin.node.gpus import GpuAnswers
 from scaler_plugin.node.kernel_log import KernelLog
+
+log = structlog.get_logger(__name__)
 
 #: A task that begins within half a minute of an ailment may fail of it; looking more often would cost more than it saves.
 LOOK_EVERY_S = 30.0
@@ -56,7 +60,15 @@ class VitalSigns:
         self.at = "GPUs"
         gpu = self._gpus.fault()
         self.at = ""
-        return Vitals(disks, docker, gpu, xids)
+        return Vitals(disks, docker, gpu, xids, unseen=self._unseen())
+
+    def _unseen(self) -> str:
+        if self._kernel_log is None or not self._kernel_log.unreadable:
+            return ""
+        return (
+            f"The kernel's log cannot be read ({self._kernel_log.unreadable}), so errors of its GPUs (Xid) are not seen: "
+            "the sidecar needs CAP_SYSLOG, and ProtectKernelLogs=no in its unit."
+        )
 
 
 def disk_space(paths: tuple[str, ...]) -> tuple[DiskSpace, ...]:
@@ -92,7 +104,12 @@ class VitalsWatch:
         elif now - self._began_at >= self._every_s:
             self._began_at, self._asked = now, 0
             self._thread = threading.Thread(target=self._look, name="vitals", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except (
+                RuntimeError
+            ) as error:  # no room for one more thread: a task's doing as a rule, and over when it ends
+                log.warning("vitals_not_looked_at", error=str(error))
         return self._vitals
 
     def _look(self) -> None:

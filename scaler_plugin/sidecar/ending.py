@@ -1,4 +1,5 @@
-"""Ends the instance: by a shutdown of its operating system, and by EC2 if that has not worked after a minute.
+"""Ends the instance: by a shutdown of its operating system, and by EC2 if that has not worked after a minute. Both are asked again
+until the machine goes.
 
 The shutdown needs no right at AWS, because instances are launched with ``InstanceInitiatedShutdownBehavior=terminate``.
 """
@@ -31,15 +32,16 @@ class Ending:
         self._host = host
         self._fleet = fleet
         self._clock = clock
-        self._escalate_at: float | None = None
+        self._next_at: float | None = None
 
     def step(self) -> None:
-        """Ask the OS first, EC2 when that was refused or has not worked in time."""
+        """Ask the OS first, EC2 when that was refused or has not worked in time; then both, at intervals."""
         now = self._clock.monotonic()
-        if self._escalate_at is None:
-            self._escalate_at = now + (SHUTDOWN_PATIENCE_S if self._shut_down() else 0.0)
-        if now >= self._escalate_at:
-            self._escalate_at = now + SHUTDOWN_PATIENCE_S
+        if self._next_at is not None and now < self._next_at:
+            return
+        overdue = self._next_at is not None
+        self._next_at = now + SHUTDOWN_PATIENCE_S
+        if not self._shut_down() or overdue:
             self._terminate()
 
     def _shut_down(self) -> bool:

@@ -6,6 +6,7 @@ away for as long as its own restart takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from scaler_plugin.core.health import HealthPolicy, Vitals, find_ailment, in_crash_loop
@@ -22,11 +23,21 @@ DOCKER_PATIENCE_S = 60.0
 class Health:
     """Implements ``sidecar.concerns.Concern``."""
 
-    def __init__(self, host: Host, settings: FollowedSettings, clock: Clock, checks: CheckRounds) -> None:
+    def __init__(
+        self,
+        host: Host,
+        settings: FollowedSettings,
+        clock: Clock,
+        checks: CheckRounds,
+        report_unseen: Callable[[str], None] = lambda _why: None,
+    ) -> None:
+        """``report_unseen`` is told, once, what of the machine's health can't be looked at."""
         self._host = host
         self._settings = settings
         self._clock = clock
         self._checks = checks
+        self._report_unseen = report_unseen
+        self._unseen = ""
         self._docker_away_since: float | None = None
         self._crashes = CrashWatch()
 
@@ -37,8 +48,15 @@ class Health:
         now = self._clock.monotonic()
         loop = self._crashes.look(node, now)
         failed_check = self._checks.step(expected.checks)
-        reason = find_ailment(self._with_patience(self._host.vitals(), now), expected) or failed_check or loop
+        vitals = self._host.vitals()
+        self._tell_unseen(vitals.unseen)
+        reason = find_ailment(self._with_patience(vitals, now), expected) or failed_check or loop
         return Demand(NodeState.DRAINING, f"Unfit: {reason}", unfit=True) if reason else None
+
+    def _tell_unseen(self, unseen: str) -> None:
+        if unseen and unseen != self._unseen:
+            self._unseen = unseen
+            self._report_unseen(unseen)
 
     def _with_patience(self, vitals: Vitals, now: float) -> Vitals:
         if vitals.docker_fault is None:

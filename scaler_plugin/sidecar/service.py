@@ -182,7 +182,8 @@ class Sidecar:
             if not any(slot.state is SlotState.BUSY for slot in self._ports.gates.slots()):
                 self._end(reason)
                 return
-            self._ports.gates.open()
+            if not self._node.leaving:  # whoever demands that it leaves wants no further task on it
+                self._ports.gates.open()
 
     def _end(self, reason: str) -> None:
         log.info("retiring", instance=self._identity.instance_id, reason=reason)

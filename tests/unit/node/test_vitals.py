@@ -18,7 +18,15 @@ from scaler_plugin.core.health import Vitals, Xid
 from scaler_plugin.node.docker_ping import docker_fault
 from scaler_plugin.node.gpus import GpuAnswers, expected_gpus
 from scaler_plugin.node.kernel_log import KernelLog
-from scaler_plugin.node.vitals import STUCK_AFTER_ASKED, STUCK_AFTER_S, Equipment, VitalSigns, VitalsWatch, disk_space
+from scaler_plugin.node.vitals import (
+    LOOK_EVERY_S,
+    STUCK_AFTER_ASKED,
+    STUCK_AFTER_S,
+    Equipment,
+    VitalSigns,
+    VitalsWatch,
+    disk_space,
+)
 from scaler_plugin.simulation.clock import VirtualClock
 
 CONTAINER = "0123456789abcdef" * 4
@@ -131,8 +139,17 @@ def test_the_real_kernels_log_can_be_read_to_its_end() -> None:
     log.close()
 
 
-def test_a_kernels_log_that_may_not_be_read_says_nothing(tmp_path: Path) -> None:
-    assert KernelLog(tmp_path / "missing").xids() == ()
+def test_a_kernels_log_that_may_not_be_read_is_a_sentence_where_gpus_are_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = KernelLog(tmp_path / "missing")
+    assert log.xids() == ()
+    assert "No such file" in log.unreadable
+    monkeypatch.setattr("scaler_plugin.node.vitals.KernelLog", lambda: KernelLog(tmp_path / "missing"))
+    unseen = VitalSigns(Equipment(gpus=1)).look().unseen
+    assert "errors of its GPUs (Xid) are not seen" in unseen
+    assert "CAP_SYSLOG" in unseen
+    assert VitalSigns(Equipment()).look().unseen == ""
 
 
 class DockerSocket:
@@ -221,6 +238,23 @@ def test_a_machine_that_stood_still_itself_blames_no_part_of_it() -> None:
     clock.advance(3600)
     assert watch.latest().stuck_on is None
     signs.go.set()
+
+
+def test_a_machine_without_room_for_one_more_thread_is_looked_at_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    clock, signs = VirtualClock(), HangingSigns()
+    signs.go.set()
+    watch = VitalsWatch(signs, clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_room)
+        assert watch.latest() == Vitals()
+    clock.advance(LOOK_EVERY_S)
+    watch.latest()
+    assert watch._thread is not None
+    watch._thread.join(10)
+    assert watch.latest().docker_fault == "seen"
 
 
 def in_proc(folder: Path, pid: int, group: str) -> None:

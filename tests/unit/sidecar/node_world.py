@@ -98,6 +98,7 @@ class OneNode:
         self.unfit: list[str] = []
         self.hooks = ScriptedHooks()
         self.unusable_checks: list[str] = []
+        self.unseen: list[str] = []
         self.start()
 
     @property
@@ -131,7 +132,7 @@ class OneNode:
         )
         self.leading = Leading(settings, self.election, clock, leader, self.unfit.append)
         checks = CheckRounds(self.hooks, clock, {}, self.unusable_checks.append)
-        health = Health(self.host, settings, clock, checks)
+        health = Health(self.host, settings, clock, checks, self.unseen.append)
         self.sidecar = Sidecar(
             self.identity, ports, settings, self.election, self.registry, self.leading, "test", concerns=(health,)
         )

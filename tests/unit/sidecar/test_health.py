@@ -83,6 +83,14 @@ def test_gpu_errors_that_a_users_program_makes_are_no_ailment(world: NodeWorld) 
     assert world.records()[node.id].state is NodeState.UP
 
 
+def test_what_cannot_be_looked_at_is_told_once_and_is_no_ailment(world: NodeWorld) -> None:
+    node = world.worker()
+    node.host.health = Vitals(unseen="The kernel's log cannot be read.")
+    world.run(5)
+    assert node.unseen == ["The kernel's log cannot be read."]
+    assert node.pull()
+
+
 def test_docker_may_restart_but_not_stay_away(world: NodeWorld) -> None:
     node = world.worker()
     world.run(5)

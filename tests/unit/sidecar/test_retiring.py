@@ -6,6 +6,7 @@ import pytest
 
 from scaler_plugin.coordination.condemned import condemn
 from scaler_plugin.coordination.memory_store import Cut
+from scaler_plugin.core.health import Vitals
 from scaler_plugin.core.model import InstanceState, NodeState, WorkerId
 from scaler_plugin.core.retirement import ETCD_AWAY_GRACE_S
 from scaler_plugin.sidecar.ending import SHUTDOWN_PATIENCE_S
@@ -219,7 +220,15 @@ def test_a_shutdown_that_does_nothing_is_followed_by_terminate_instances_after_a
     assert not state().ending
     world.run(10)
     assert state().ending
-    assert node.host.shutdowns == node.host.shutdowns[:1], "the system is asked once"
+
+
+def test_the_system_is_asked_to_shut_down_again_and_again_until_the_machine_goes(world: NodeWorld) -> None:
+    node = world.worker()
+    world.fleet_port = NoEc2()
+    world.run(63)
+    assert len(node.host.shutdowns) == 1
+    world.run(4 * SHUTDOWN_PATIENCE_S)
+    assert len(node.host.shutdowns) == 5
 
 
 def test_a_refused_shutdown_terminates_at_once(world: NodeWorld) -> None:
@@ -295,6 +304,21 @@ def test_a_condemned_instance_with_a_task_finishes_it_first(world: NodeWorld) ->
     world.run(100)
     assert not node.ending
     node.agents[0].task_ended()
+    world.run(2)
+    assert node.ending
+
+
+def test_the_gates_of_a_condemned_node_that_leaves_anyway_stay_closed_over_its_last_task(world: NodeWorld) -> None:
+    standby = world.standby()
+    world.run(2)
+    node = world.worker()
+    assert node.pull()
+    assert condemn(standby.election, standby.store, KEYS, node.id)
+    node.host.health = Vitals(gpu_fault="0 of its 1 GPUs answer.")
+    world.run(3)
+    assert not node.ending
+    node.agents[0].task_ended()
+    assert not node.pull()
     world.run(2)
     assert node.ending
 

@@ -1,0 +1,49 @@
+"""The machine's shutdown: a command that fails is an error at once, and one that hangs keeps nobody from asking again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scaler_plugin.errors import HostError
+from scaler_plugin.node import host
+from scaler_plugin.node.host import LocalHost
+
+NewHost = Callable[[str], LocalHost]
+
+
+@pytest.fixture
+def new_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewHost:
+    monkeypatch.setattr(host, "_REFUSED_WITHIN_S", 0.5)
+
+    def new(script: str) -> LocalHost:
+        command = tmp_path / "power-off"
+        command.write_text(f"#!/bin/sh\necho asked >>{tmp_path}/asked\n{script}\n")
+        command.chmod(0o755)
+        monkeypatch.setenv("SCALER_SHUTDOWN_COMMAND", str(command))
+        return LocalHost()
+
+    return new
+
+
+def test_a_shutdown_that_is_refused_is_an_error_with_its_exit_code(new_host: NewHost) -> None:
+    with pytest.raises(HostError, match="power-off failed with exit code 4"):
+        new_host("exit 4").shut_down("idle")
+
+
+def test_a_command_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALER_SHUTDOWN_COMMAND", "/nowhere/power-off")
+    with pytest.raises(HostError, match="could not be started"):
+        LocalHost().shut_down("idle")
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exec sleep 2"])
+def test_a_shutdown_that_was_accepted_or_that_hangs_can_be_asked_for_again(
+    new_host: NewHost, tmp_path: Path, script: str
+) -> None:
+    machine = new_host(script)
+    for _ in range(2):
+        machine.shut_down("idle")
+    assert (tmp_path / "asked").read_text() == "asked\n" * 2
