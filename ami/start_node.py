@@ -84,7 +84,17 @@ def check_docker() -> None:
         raise Unfit("The pool runs tasks in docker containers, and docker does not answer; see `journalctl -u docker`.")
 
 
+def make_gpu_devices() -> None:
+    """Load the driver with its part for CUDA and make the devices, as a program that needs them would.
+
+    The program that does so is setuid, and so of no use to agents and tasks, which run without new privileges.
+    """
+    if shutil.which("nvidia-modprobe") is not None:
+        succeeds(["nvidia-modprobe", "-c0", "-u"])
+
+
 def check_gpus(docker: bool) -> None:
+    make_gpu_devices()
     if not becomes_true(lambda: succeeds(["nvidia-smi", "-L"])):
         raise Unfit(
             "This instance has NVIDIA GPUs, but nvidia-smi lists none. Use an image of the GPU variant, or make the pool cpu_only."

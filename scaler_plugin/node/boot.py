@@ -35,7 +35,7 @@ STARTUP_TIMEOUT_FILE = "startup_timeout"
 #: How long a node without agents may take: it boots in half a minute and has nothing to prepare.
 PROBE_STARTUP_S = 120.0
 
-#: An init script that takes longer than this would make the instance miss any sensible startup_timeout.
+#: An init script that takes longer than this hangs, however long the pool's startup_timeout is.
 INIT_SCRIPT_TIMEOUT_S = 1800.0
 
 
@@ -75,7 +75,7 @@ def _boot_worker(data: UserData, etcd: EtcdSettings, metadata: InstanceMetadata,
     if conf is not None:
         write_clearml_conf(directory, conf, agents_user)
     if pool.init_script:
-        _run_init_script(pool.init_script)
+        _run_init_script(pool.init_script, init_script_time(pool.startup_timeout.seconds, uptime()))
     setup = NodeSetup(
         identity=identity,
         etcd=etcd,
@@ -153,14 +153,31 @@ def _published_config(etcd: EtcdSettings, keys: Keys) -> ScalerConfig:
     return published.config
 
 
-def _run_init_script(script: str) -> None:
+def uptime() -> float:
+    """Seconds since the machine booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def init_script_time(startup_timeout_s: float, up_s: float) -> float:
+    """How long the pool's script may take: beyond ``startup_timeout`` the instance is ended, and nobody would say what hung.
+
+    A machine that is up for longer already was not just launched (it runs a node of the local cloud, say): all of the time is the
+    script's.
+    """
+    left_s = startup_timeout_s - up_s if up_s < startup_timeout_s else startup_timeout_s
+    return min(INIT_SCRIPT_TIMEOUT_S, left_s)
+
+
+def _run_init_script(script: str, time_s: float) -> None:
     """Run the pool's script with a shell, its output in the machine's own (the console of the instance)."""
+    command = ["/bin/sh", "-e", "-c", script]
     try:
-        done = subprocess.run(
-            ["/bin/sh", "-e", "-c", script], stdin=subprocess.DEVNULL, timeout=INIT_SCRIPT_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=time_s, check=False)
     except subprocess.TimeoutExpired:
-        raise HostError(f"The pool's init_script did not end within {INIT_SCRIPT_TIMEOUT_S:.0f} s.") from None
+        raise HostError(
+            f"The pool's init_script did not end within {time_s:.0f} s, the time that startup_timeout leaves it "
+            f"({INIT_SCRIPT_TIMEOUT_S:.0f} s at most). Bake what it installs into the image, or give the pool a longer one."
+        ) from None
     if done.returncode != 0:
         raise HostError(
             f"The pool's init_script failed with exit code {done.returncode}; its output in the console says more."

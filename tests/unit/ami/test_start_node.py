@@ -85,6 +85,16 @@ def test_gpus_need_a_driver_that_lists_them_and_containers_the_toolkit(
         gate.check_gpus(docker=True)
 
 
+def test_the_devices_for_cuda_are_made_by_root_as_tasks_may_not(
+    gate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(monkeypatch, tmp_path, nvidia_smi=0)
+    (tmp_path / "nvidia-modprobe").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\nexit 1\n')
+    (tmp_path / "nvidia-modprobe").chmod(0o755)
+    gate.check_gpus(docker=False)
+    assert (tmp_path / "asked").read_text() == "-c0 -u\n"
+
+
 def test_a_gpu_is_found_on_the_bus_without_any_driver(gate: ModuleType, tmp_path: Path) -> None:
     for name, vendor, kind in (("0", "0x1d0f", "0x020000"), ("1", "0x10de", "0x040300")):
         (tmp_path / name).mkdir()

@@ -17,7 +17,8 @@ from scaler_plugin.coordination.memory_store import MemoryClient, MemoryStore
 from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.core.model import InstanceId, LaunchId, Market, NodeRole, PoolName
 from scaler_plugin.errors import CloudUnavailable, ConfigError, HostError, ScalerError, StoreUnavailable
-from scaler_plugin.node.boot import boot
+from scaler_plugin.node import boot as boot_module
+from scaler_plugin.node.boot import INIT_SCRIPT_TIMEOUT_S, boot, init_script_time
 from scaler_plugin.node.setup import read_setup
 from scaler_plugin.simulation.clock import VirtualClock
 
@@ -99,6 +100,31 @@ def test_secrets_are_in_the_agents_file_alone_and_only_for_its_user(machine: Mac
 def test_an_init_script_that_fails_leaves_no_setup_so_nothing_starts(machine: Machine) -> None:
     machine.publish(CONFIG.replace('printf done > "$MARK"', "exit 7"))
     with pytest.raises(HostError, match="failed with exit code 7"):
+        boot(machine.metadata, machine.directory)
+    assert machine.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("startup_timeout_s", "up_s", "time_s"),
+    [
+        (600.0, 40.0, 560.0),
+        (600.0, 599.0, 1.0),
+        (600.0, 86_400.0, 600.0),  # a machine that was up already
+        (21_600.0, 40.0, INIT_SCRIPT_TIMEOUT_S),
+    ],
+)
+def test_an_init_script_has_what_is_left_of_the_startup_timeout(
+    startup_timeout_s: float, up_s: float, time_s: float
+) -> None:
+    assert init_script_time(startup_timeout_s, up_s) == time_s
+
+
+def test_an_init_script_that_hangs_is_a_sentence_before_the_instance_is_ended_for_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot_module, "uptime", lambda: 599.8)
+    machine.publish(CONFIG.replace('printf done > "$MARK"', "exec sleep 600"))
+    with pytest.raises(HostError, match="did not end within 0 s, the time that startup_timeout leaves it"):
         boot(machine.metadata, machine.directory)
     assert machine.nothing_is_left()
 
