@@ -2,7 +2,10 @@
 
 A script gets a bare environment (path, home and what it is told) and none of the sidecar's secrets, no input, and a process group
 of its own, so that killing it takes what it has started along. Its output goes through a pipe and fills no disk: a thread reads it
-as fast as it comes and keeps the end.
+as fast as it comes and keeps the end. No script is started without that thread.
+
+What a sandbox forbids the sidecar it forbids these children, too: where there is one, :mod:`scaler_plugin.node.hook_units` runs the
+scripts.
 
 Not guaranteed: that a script is dead when :meth:`~scaler_plugin.sidecar.ports.HookRun.kill` returns. One that waits for a file
 system that does not answer is dead only when the kernel lets it go.
@@ -28,6 +31,11 @@ _READ_BYTES = 65_536
 _PASSED_ON = ("PATH", "HOME", "LANG", "DOCKER_HOST")
 
 
+def passed_on() -> dict[str, str]:
+    """What of this process's environment a script gets, too."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
 class ShellHooks:
     """Implements ``sidecar.ports.Hooks`` with ``/bin/sh``."""
 
@@ -37,25 +45,32 @@ class ShellHooks:
     def start(self, script: str, environment: Mapping[str, str]) -> HookRun:
         # Whoever killed a script need not look at it again: what has died since is reaped here.
         self._started = [process for process in self._started if process.poll() is None]
-        inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError as error:  # no more open files
+            return NotStarted(str(error))
+        try:
+            output = _Output(reading)
+        except RuntimeError as error:  # no more threads; the script has not begun
+            os.close(reading)
+            os.close(writing)
+            return NotStarted(f"its output can't be read: {error}")
         try:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=subprocess.STDOUT,
-                env={**inherited, **environment},
+                env={**passed_on(), **environment},
                 cwd="/",
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            os.close(reading)
-            return _NotStarted(str(error))
+            return NotStarted(str(error))
         finally:
-            os.close(writing)
+            os.close(writing)  # the reader ends with the last writer, at once where no script has begun
         self._started.append(process)
-        return _ShellRun(process, _Output(reading))
+        return _ShellRun(process, output)
 
 
 class _Output:
@@ -100,7 +115,9 @@ class _ShellRun:
                 os.killpg(self._process.pid, signal.SIGKILL)  # the group's id is that of its first process
 
 
-class _NotStarted:
+class NotStarted:
+    """A script that could not be started, and why: its end."""
+
     def __init__(self, why: str) -> None:
         self._why = why
 

@@ -17,7 +17,7 @@ from scaler_plugin.core.model import NodeRole
 from scaler_plugin.core.ports import Clock, TaskServer
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.node.control import knock
-from scaler_plugin.node.hooks import ShellHooks
+from scaler_plugin.node.hook_units import hooks_for_sidecar
 from scaler_plugin.node.logins import LocalLogins
 from scaler_plugin.node.setup import NodeSetup, set_up_at
 from scaler_plugin.sidecar.concerns import Concern, Protection
@@ -60,7 +60,7 @@ def node_reasons(
         clock,
         cache(server),
         LocalSlotEnder(directory, setup.worker_ids),
-        ShellHooks(),
+        hooks_for_sidecar(directory),
         Journal(store, keys, clock),
     )
     interruptions = Interruptions(ImdsMetadata(), tools, lambda: settings.policy, lambda: knock(directory))

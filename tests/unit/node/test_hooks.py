@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -96,6 +98,31 @@ def test_a_command_that_is_missing_is_an_exit_code_with_its_sentence() -> None:
 
 def test_a_script_that_cannot_be_started_has_ended() -> None:
     outcome = ShellHooks().start("true", {"A": "\0"}).poll()
+    assert outcome is not None
+    assert outcome.exit_code is None
+
+
+def test_without_a_thread_for_its_output_a_script_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def begun(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    before = open_files()
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    monkeypatch.setattr(subprocess, "Popen", begun)
+    outcome = ShellHooks().start("true", {}).poll()
+    assert outcome == HookOutcome(None, "its output can't be read: can't start new thread")
+    assert open_files() == before
+
+
+def test_without_a_file_for_its_output_a_script_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more() -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", no_more)
+    outcome = ShellHooks().start("true", {}).poll()
     assert outcome is not None
     assert outcome.exit_code is None
 
