@@ -16,9 +16,6 @@ from scaler_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from scaler_plugin.node.setup import NodeSetup
 
-if TYPE_CHECKING:
-    from scaler_plugin.node.setup import NodeSetup
-
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")]
 
 
@@ -90,7 +87,8 @@ def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -
     if address.cluster is None:
         raise ConfigError("No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE.")
     identity = NodeIdentity(address.cluster, InstanceId(_standby_name()), NodeRole.STANDBY, instance_type="standby")
-    return NodeSetup(identity, address.etcd, address.prefix, slots=0)
+    region = loaded.aws.region if loaded else None
+    return NodeSetup(identity, address.etcd, address.prefix, slots=0, region=region)
 
 
 def _standby_name() -> str:

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Protocol
 
 from scaler_plugin.core.model import InstanceId, Market
-from scaler_plugin.errors import CloudRefused, CloudUnavailable
+from scaler_plugin.errors import CloudError, CloudRefused, CloudUnavailable
 
 ENDPOINT_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 DEFAULT_ENDPOINT = "http://169.254.169.254"
@@ -226,6 +226,14 @@ class ImdsMetadata:
         return CloudUnavailable(
             f"The instance metadata service at {self._endpoint} gave something unreadable for {path}. It will be asked again."
         )
+
+
+def own_region() -> str | None:
+    """The region of the instance that this is, if it is one; boto3 takes credentials from the metadata service, but no region."""
+    try:
+        return ImdsMetadata().region()
+    except CloudError:
+        return None
 
 
 class MemoryMetadata:

@@ -45,11 +45,13 @@ def _read_file(ref: SecretRef) -> str:
 
 
 def _read_aws(ref: SecretRef, region: str | None) -> str:
-    import boto3  # noqa: PLC0415
+    from scaler_plugin.cloud.metadata import own_region  # noqa: PLC0415
+
+    import boto3  # noqa: PLC0415  isort: skip
     from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-    region = region or boto3.session.Session().region_name or _own_region()
+    region = region or boto3.session.Session().region_name or own_region()
     settings = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
     try:
         if ref.source is SecretSource.SSM:
@@ -72,13 +74,3 @@ def _read_aws(ref: SecretRef, region: str | None) -> str:
     if not value.strip("\r\n"):
         raise ConfigError(f"The secret {ref} holds no text; store it as a string.")
     return str(value)
-
-
-def _own_region() -> str | None:
-    """The region of the instance that this is; boto3's chain takes credentials from the metadata service, but no region."""
-    from scaler_plugin.cloud.metadata import ImdsMetadata  # noqa: PLC0415
-
-    try:
-        return ImdsMetadata().region()
-    except CloudUnavailable:
-        return None

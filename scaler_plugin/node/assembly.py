@@ -38,7 +38,7 @@ from scaler_plugin.sidecar.settings import FollowedSettings
 
 if TYPE_CHECKING:
     from scaler_plugin.config.pool_schema import PoolConfig
-    from scaler_plugin.config.schema import ScalerConfig
+    from scaler_plugin.config.schema import AwsConfig, ScalerConfig
     from scaler_plugin.leader.service import Leader
 
 log = structlog.get_logger(__name__)
@@ -80,18 +80,14 @@ class AssembledNode:
 def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
     """Build the sidecar on a connection to etcd, which need not answer yet. Raises ``ConfigError`` or ``HostError``."""
     clock = SystemClock()
-    store = setup.etcd.open()
+    store = setup.etcd.open(setup.region)
     keys = Keys(setup.prefix, setup.identity.cluster)
     follower = ConfigFollower(store, keys, lambda text, where: digest_in_child(text, where, keys.cluster))
     settings = FollowedSettings(follower, UserDataWriter(setup.etcd, setup.prefix))
 
     def fleet() -> Fleet:
-        from scaler_plugin.cloud.ec2 import Ec2Fleet  # noqa: PLC0415  (boto3: only a leader or a dying node pays for it)
-
-        aws = known.aws if (known := settings.config()) else None
-        return Ec2Fleet(
-            setup.identity.cluster, region=aws.region if aws else None, endpoint_url=aws.endpoint_url if aws else None
-        )
+        known = settings.config()
+        return open_fleet(setup, known.aws if known else None)
 
     def server() -> TaskServer:
         from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415  (clearml: as above)
@@ -140,6 +136,18 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         probing=probing,
     )
     return AssembledNode(sidecar, leading, store, election, registry, reasons.interruptions)
+
+
+def open_fleet(setup: NodeSetup, aws: AwsConfig | None) -> Fleet:
+    """EC2 as this node sees it. The region is the configuration's, else this machine's own: by its settings, or as an instance."""
+    import boto3  # noqa: PLC0415  (only a leader or a dying node pays for it)
+
+    from scaler_plugin.cloud.ec2 import Ec2Fleet  # noqa: PLC0415
+    from scaler_plugin.cloud.metadata import own_region  # noqa: PLC0415
+
+    told = (aws.region if aws else None) or setup.region
+    region = told or boto3.session.Session().region_name or own_region()
+    return Ec2Fleet(setup.identity.cluster, region=region, endpoint_url=aws.endpoint_url if aws else None)
 
 
 def _leader_ttl_s(follower: ConfigFollower[ConfigDigest]) -> int:

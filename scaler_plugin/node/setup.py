@@ -32,6 +32,7 @@ class NodeSetup:
     cpu_only: bool = False
     gpus: int = 0  # how many NVIDIA GPUs the machine has, as of its boot
     freeze: bool = False  # agents run without the plugin
+    region: str | None = None  # of a standby that was given a file: where AWS keeps what its `etcd` refers to
 
     @property
     def worker_ids(self) -> tuple[WorkerId, ...]:
