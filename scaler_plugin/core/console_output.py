@@ -68,7 +68,19 @@ def read_console(text: str) -> ConsoleOutput:
         if new >= weight:
             said, end, weight = sentence[:SENTENCE_CHARS], at, new
         before = ""
-    return ConsoleOutput(said, text[max(0, end - KEPT_CHARS) : end])
+    return ConsoleOutput(said, last_lines(text[:end], KEPT_CHARS))
+
+
+def last_lines(text: str, limit: int) -> str:
+    """Its end, in whole lines: half a line may begin with a secret whose name, by which it is known as one, is cut off.
+
+    Of a single line that is longer than ``limit``, its end.
+    """
+    if len(text) <= limit:
+        return text
+    start = len(text) - limit
+    whole = text.find("\n", start - 1) + 1
+    return text[whole:] if 0 < whole < len(text) else text[start:]
 
 
 def _weigh(line: re.Match[str]) -> _Weight:

@@ -123,7 +123,7 @@ def judge_check(check: HealthCheck, exit_code: int | None, output: str) -> Check
     Args:
         check: the check that ran.
         exit_code: its shell's exit code; ``None`` if it could not be started.
-        output: the end of what it printed.
+        output: the end of what it printed, without secrets: it becomes a part of the verdict, which goes into etcd.
     """
     said = output.strip().splitlines()
     last = f": {said[-1][-_REASON_CHARS:]}" if said else " and printed nothing"

@@ -1,9 +1,13 @@
-"""Words for an instance that did not become a node: what happened, and by its console output why."""
+"""Words for an instance that did not become a node: what happened, and by its console output why.
+
+What looks like a secret is masked: an init script prints what it likes, and these words go into etcd and are shown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.coordination.events import START_FAILED, Event
 from scaler_plugin.core.breaker import FailedStart
 from scaler_plugin.core.console_output import read_console
@@ -29,7 +33,8 @@ def failed_start(fleet: Fleet, instance_id: InstanceId, cause: str, told: Event 
         console = read_console(fleet.console_output(instance_id))
     except CloudError as error:
         return FailedStart(instance_id, what, f"(The console output could not be read: {error})")
-    return FailedStart(instance_id, f"{what} It said: {console.said}" if console.said else what, console.kept)
+    said = f"{what} It said: {mask_secrets(console.said)}" if console.said else what
+    return FailedStart(instance_id, said, mask_secrets(console.kept))
 
 
 def told_of_starts(events: Iterable[Event]) -> dict[str, Event]:

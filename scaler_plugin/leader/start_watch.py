@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import structlog
 
+from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.coordination.election import RENEWALS_PER_TTL, Election
 from scaler_plugin.coordination.events import START_FAILED
 from scaler_plugin.coordination.events import read as read_events
@@ -186,6 +187,8 @@ class StartWatch:
         )
 
     def _put(self, record: StartRecord) -> None:
+        # What a node says of itself may quote its checks, and one of another version may not have masked it.
+        record = replace(record, what=mask_secrets(record.what), detail=mask_secrets(record.detail))
         put_start_record(self._election, self._keys, record)
         self._records[record.pool] = record
 

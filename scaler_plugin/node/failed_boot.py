@@ -17,6 +17,7 @@ from scaler_plugin.cloud.metadata import InstanceMetadata
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.coordination.events import START_FAILED, Event, read, record
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.core.console_output import last_lines
 from scaler_plugin.core.model import InstanceId
 from scaler_plugin.errors import ScalerError
 
@@ -39,7 +40,7 @@ EVIDENCE_CHARS = 8_000
 
 def tell(etcd: EtcdSettings, keys: Keys, instance: InstanceId, sentence: str, now: float) -> None:
     """Record the failure with what the machine has to say. Raises ``ScalerError`` when etcd cannot be used."""
-    event = Event(now, START_FAILED, instance, sentence, evidence()[-EVIDENCE_CHARS:])
+    event = Event(now, START_FAILED, instance, sentence, last_lines(evidence(), EVIDENCE_CHARS))
     store = etcd.open()
     try:
         # A state directory that is of no use remembers nothing; then etcd does.

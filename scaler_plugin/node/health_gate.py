@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.health import HealthPolicy, find_ailment, hung, judge_check
 from scaler_plugin.core.ports import Host
@@ -39,7 +40,7 @@ def why_unfit(signs: VitalSigns, policy: HealthPolicy, hooks: Hooks, environment
         return ailment
     for check in policy.checks:
         outcome = _wait(hooks.start(check.script, environment), check.timeout_s)
-        verdict = hung(check) if outcome is None else judge_check(check, outcome[0], outcome[1])
+        verdict = hung(check) if outcome is None else judge_check(check, outcome[0], mask_secrets(outcome[1]))
         if verdict.unusable is not None:
             log.warning("check_unusable", check=check.name, why=verdict.unusable)
         if verdict.unfit is not None:

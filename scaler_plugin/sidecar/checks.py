@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.core.health import CheckVerdict, HealthCheck, hung, judge_check
 from scaler_plugin.core.ports import Clock
 from scaler_plugin.sidecar.ports import HookRun, Hooks
@@ -67,7 +68,7 @@ class CheckRounds:
             if outcome is not None:
                 kept.run = None
         elif outcome is not None:
-            kept.run, kept.verdict = None, judge_check(check, outcome.exit_code, outcome.output)
+            kept.run, kept.verdict = None, judge_check(check, outcome.exit_code, mask_secrets(outcome.output))
         elif now - kept.started_at > check.timeout_s:
             kept.run.kill()
             kept.killed, kept.verdict = True, hung(check)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scaler_plugin.core.console_output import KEPT_CHARS, SENTENCE_CHARS, ConsoleOutput, read_console
+import pytest
+
+from scaler_plugin.core.console_output import KEPT_CHARS, SENTENCE_CHARS, ConsoleOutput, last_lines, read_console
 
 #: As a machine under systemd printed it, terminal sequences and all.
 BOOT = (
@@ -50,7 +52,19 @@ def test_an_output_without_a_word_of_ours_keeps_its_end() -> None:
 def test_what_is_kept_and_said_has_a_bound() -> None:
     found = read_console("y" * 50_000 + "\n[ 1.0] scaler-sidecar[3]: " + "z" * 5_000 + "\n")
     assert len(found.said) == SENTENCE_CHARS
-    assert len(found.kept) == KEPT_CHARS
+    assert len(found.kept) <= KEPT_CHARS
+
+
+@pytest.mark.parametrize("cut", [1, 9, 12])
+def test_half_a_line_is_not_kept_for_its_value_may_be_a_secret_whose_name_is_cut_off(cut: int) -> None:
+    line = "password: hunter2\n"
+    assert last_lines(f"{line}{line}", len(line) + cut) == line
+
+
+def test_whole_lines_are_kept_up_to_the_limit_and_of_one_long_line_its_end() -> None:
+    assert last_lines("one\ntwo\n", 4) == "two\n"
+    assert last_lines("one\ntwo\n", 100) == "one\ntwo\n"
+    assert last_lines("x" * 10 + "end", 5) == "xxend"
 
 
 #: The first boot of a stock image, as systemd printed it: a shell that names itself in what it says.

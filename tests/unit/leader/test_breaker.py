@@ -274,3 +274,38 @@ def test_a_machine_that_breaks_after_it_has_idled_for_an_hour_is_no_failed_start
         cluster.registries.pop(instance.instance_id).leave()
         cluster.passes(seat, 12)
     assert cluster.events("pool_paused") == []
+
+
+def everything_in_etcd(cluster: Cluster) -> str:
+    return "\n".join(
+        entry.value for entry in cluster.etcd.client("observer").get_prefix(KEYS.starts.removesuffix("starts/"))
+    )
+
+
+def test_secrets_that_an_init_script_prints_on_the_console_do_not_come_into_etcd(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(TRIP_AFTER)
+    cluster.passes(seat, POLL_S)
+    console = "+ export API_TOKEN=hunter2-in-the-log\nscaler-sidecar[7]: The init script failed: password: hunter2-said"
+    for instance in cluster.living:
+        cluster.fleet.write_console(instance.instance_id, console)
+        cluster.fleet.guest_shut_down(instance.instance_id)
+    cluster.passes(seat, 12)
+    (problem,) = [p for p in cluster.view.problems if p.about == POOL]
+    assert "The init script failed" in problem.what
+    assert "API_TOKEN" in problem.detail
+    assert "hunter2" not in everything_in_etcd(cluster)
+
+
+def test_a_failed_start_is_masked_also_where_the_node_did_not_mask_its_reason(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    cluster.passes(seat, POLL_S)
+    (instance,) = cluster.living
+    registry = cluster.register(instance.instance_id, SlotState.STARTING)
+    reason = "Unfit: The check nfs failed: password=hunter2"
+    registry.publish(replace(cluster.nodes[0], state=NodeState.RETIRING, reason=reason, unfit=True))
+    cluster.passes(seat, POLL_S)
+    (record_of_starts,) = cluster.etcd.client("observer").get_prefix(KEYS.starts)
+    assert "The check nfs failed" in record_of_starts.value
+    assert "hunter2" not in record_of_starts.value

@@ -138,6 +138,15 @@ def test_a_check_that_hangs_is_killed_and_one_that_cannot_be_run_ends_no_machine
     assert why_unfit(signs, missing, ShellHooks(), {}) is None
 
 
+def test_what_a_check_prints_is_told_without_its_secrets() -> None:
+    signs = Signs(Vitals(disks=(DiskSpace("/", 10**12),)))
+    telling = HealthPolicy(checks=(HealthCheck("nfs", "echo mount refused: password=hunter2; exit 1", 60, 5),))
+    reason = why_unfit(signs, telling, ShellHooks(), {})
+    assert reason is not None
+    assert "mount refused" in reason
+    assert "hunter2" not in reason
+
+
 def test_a_check_is_told_where_it_runs() -> None:
     script = 'test "$SCALER_INSTANCE_ID $SCALER_POOL $SCALER_INSTANCE_TYPE" = "i-1 cpu c5.large"'
     policy = HealthPolicy(0, (HealthCheck("where", script, 60, 5),))

@@ -156,6 +156,16 @@ def test_a_check_that_fails_ends_the_node_with_the_end_of_its_output(world: Node
     assert "The check nfs ended with exit code 2: mount.nfs: Connection timed out" in node.host.shutdowns[0]
 
 
+def test_what_a_check_prints_comes_into_etcd_without_its_secrets(world: NodeWorld) -> None:
+    world.configure(checks=[CHECK], idle_timeout="never")
+    node = world.worker()
+    world.run(5)
+    node.hooks.outcomes["check-nfs"] = HookOutcome(2, f"mount: password={'x' * 150}hunter2 {'y' * 100} refused\n")
+    world.run(70)
+    assert "refused" in node.host.shutdowns[0]
+    assert "hunter2" not in node.host.shutdowns[0]
+
+
 def test_checks_run_as_often_as_they_should(world: NodeWorld) -> None:
     world.configure(checks=[CHECK], idle_timeout="never")
     node = world.worker()
