@@ -15,7 +15,7 @@ from scaler_plugin.cloud.metadata import ImdsMetadata
 from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.config.schema import AwsConfig
 from scaler_plugin.coordination.codec import decode, encode
-from scaler_plugin.coordination.memory_store import MemoryStore
+from scaler_plugin.coordination.memory_store import MemoryClient, MemoryStore
 from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole
 from scaler_plugin.errors import CloudUnavailable
 from scaler_plugin.node.assembly import assemble, open_fleet
@@ -73,9 +73,9 @@ def test_a_standby_reads_etcds_certificates_in_the_region_of_its_file(
         node.run(standby=True, config=file)
     opened: list[dict[str, Any]] = []
 
-    def open_store(endpoints: object, **access: Any) -> MemoryStore:
+    def open_store(endpoints: object, **access: Any) -> MemoryClient:
         opened.append(access)
-        return MemoryStore(SystemClock())
+        return MemoryStore(SystemClock()).client("standby")
 
     monkeypatch.setattr("scaler_plugin.coordination.etcd_store.open_store", open_store)
     assemble(decode(NodeSetup, encode(given[0])), tmp_path)
