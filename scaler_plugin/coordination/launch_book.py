@@ -8,9 +8,9 @@ launched, and would be launched a second time. What is to be done about that is 
 
 from __future__ import annotations
 
-from scaler_plugin.coordination.codec import decode, encode
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.launch_record import decode_launch_text, encode_launch
 from scaler_plugin.coordination.malformed import tell_once
 from scaler_plugin.coordination.store import Delete, Entry, ModifiedAt, Put, Store
 from scaler_plugin.core.model import Launch, LaunchId
@@ -48,7 +48,7 @@ class LaunchBook:
         created exists already or one that would be changed is not as it was; nothing is written then.
         """
         key, known = self._keys.launch(launch.launch_id), self._revisions.get(launch.launch_id, 0)
-        answer = election.transact([Put(key, encode(launch))], [ModifiedAt(key, known)])
+        answer = election.transact([Put(key, encode_launch(launch))], [ModifiedAt(key, known)])
         if not answer.succeeded:
             raise StoreRefused(
                 f"launch record {launch.launch_id} {'has changed' if known else 'exists already'}; "
@@ -67,7 +67,7 @@ def decode_launch(entry: Entry, keys: Keys) -> Launch:
 
     Raises :class:`~scaler_plugin.errors.RecordMalformed`.
     """
-    launch = decode(Launch, entry.value, entry.key)
+    launch = decode_launch_text(entry.value, entry.key)
     if keys.launch(launch.launch_id) != entry.key:
         raise RecordMalformed(f"The record at {entry.key} is that of launch {launch.launch_id}; delete it")
     if launch.open_attempt is None and not launch.instance_ids:
