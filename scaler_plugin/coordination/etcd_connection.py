@@ -118,7 +118,10 @@ class Access:
 
 
 class Connection:
-    """One channel. It stays usable for the calls under way when it is retired, and closes after the last of them."""
+    """One channel. It stays usable for the calls under way when it is retired, and closes after the last of them.
+
+    ``with`` ends a use that :meth:`Connections.borrow` has begun.
+    """
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
@@ -131,9 +134,11 @@ class Connection:
         self.watch = rpc.WatchStub(channel)
         self.auth = rpc.AuthStub(channel)
 
-    def __enter__(self) -> Connection:
+    def begin_use(self) -> None:
         with self._lock:
             self._calls += 1
+
+    def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,13 +179,19 @@ class Connections:
         self._token: str | None = None
         self._closed = False
 
-    def current(self) -> Connection:
+    def borrow(self) -> Connection:
+        """The current connection, for one ``with``.
+
+        Taken and marked as in use in one step: given up by another thread in between, its channel would be closed already, for
+        which gRPC has a ``ValueError``.
+        """
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("the connection to etcd was closed by this program; open it again")
             if self._current is None:
                 endpoint = self.access.endpoints[self._next_endpoint % len(self.access.endpoints)]
                 self._current = Connection(self.access.channel(endpoint))
+            self._current.begin_use()
             return self._current
 
     def give_up(self, connection: Connection) -> None:
@@ -217,7 +228,7 @@ class Connections:
         fresh_token = False
         while True:
             asked = False
-            with self.current() as connection:
+            with self.borrow() as connection:
                 timeout_s = max(0.05, deadline - time.monotonic()) / max(1, untried)
                 try:
                     metadata = self.metadata(connection, timeout_s)

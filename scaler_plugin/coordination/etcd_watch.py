@@ -135,11 +135,14 @@ class WatchStream:
     def _read_one_stream(self) -> bool:
         """Open a stream, read it until it ends; true if etcd confirmed a watch on it."""
         try:
-            connection = self._connections.current()
-            with connection:
+            with self._connections.borrow() as connection:
                 return self._read(connection)
         except StoreError:
             return False  # closed meanwhile, or the TLS files are gone; the other calls say so
+        except Exception:
+            # A bug; but without this thread nobody in this process would be woken again.
+            _log.exception("the stream of watches has failed and is opened again")
+            return False
 
     def _read(self, connection: Connection) -> bool:
         requests: SimpleQueue[Any] = SimpleQueue()
