@@ -28,7 +28,8 @@ from scaler_plugin.node.clock import SystemClock
 from scaler_plugin.simulation.clock import VirtualClock
 
 KEYS = Keys("/scaler", "c")
-TTL_S = 2
+#: On a loaded machine a candidate may not come to renew it in time: no test counts on a leadership that lasts.
+TTL_S = 3
 
 
 def until(holds: Callable[[], bool], within_s: float = 30.0) -> bool:
@@ -229,14 +230,16 @@ def test_a_resignation_wakes_the_successor_which_leads_at_once(etcd: EtcdProcess
 
 # --- processes that die or stand still
 
+#: Campaigns at each `campaign`, until it leads; says at each `write` what became of it.
 CANDIDATE = """
 import os, sys, threading
+from contextlib import suppress
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.etcd_store import open_store
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.renewal import Renewal, RenewalThread
 from scaler_plugin.coordination.store import Put
-from scaler_plugin.errors import NotLeader
+from scaler_plugin.errors import NotLeader, StoreError
 from scaler_plugin.node.clock import SystemClock
 
 endpoint, cluster, ttl = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -245,16 +248,24 @@ election = Election(open_store([endpoint]), keys, f"pid-{os.getpid()}", SystemCl
 woken = threading.Event()
 election.watch(woken.set)
 RenewalThread([Renewal("leader", election.renew, election.renew_every_s)]).start()
-while election.step() is None:
-    woken.wait(5)
-    woken.clear()
-print("leads", election.leadership.term, flush=True)
 for line in sys.stdin:
+    if line.strip() == "campaign":
+        held = None
+        while held is None:
+            with suppress(StoreError):
+                held = election.step()
+            if held is None:
+                woken.wait(1)
+                woken.clear()
+        print("leads", held.term, flush=True)
+        continue
     try:
         election.fenced([Put(keys.root + "written-by", str(os.getpid()))])
         print("written", flush=True)
-    except NotLeader as error:
+    except NotLeader:
         print("refused", flush=True)
+    except StoreError as error:
+        print("unknown:", error, flush=True)
 """
 
 
@@ -267,14 +278,31 @@ class CandidateProcess:
             text=True,
         )
 
+    def tell(self, what: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{what}\n")
+        self.process.stdin.flush()
+
     def says(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def write(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("write\n")
-        self.process.stdin.flush()
+    def leads(self) -> int:
+        """Its term, once it has been elected."""
+        said = self.says()
+        assert said.startswith("leads "), said
+        return int(said.removeprefix("leads "))
+
+    def write_as_leader(self) -> None:
+        """It writes; where it has lost the lead again before it came to that, it is elected anew."""
+        for _ in range(20):
+            self.tell("write")
+            if (said := self.says()) == "written":
+                return
+            assert said.startswith(("refused", "unknown")), said
+            self.tell("campaign")
+            self.leads()
+        pytest.fail("it never held the lead for long enough to write")
 
     def end(self) -> None:
         self.process.kill()
@@ -287,6 +315,7 @@ def candidates(etcd: EtcdProcess, request: pytest.FixtureRequest) -> Iterator[Ca
 
     def start() -> CandidateProcess:
         started.append(CandidateProcess(etcd.endpoint, f"c-{request.node.name}", TTL_S))
+        started[-1].tell("campaign")
         return started[-1]
 
     yield start
@@ -297,15 +326,14 @@ def candidates(etcd: EtcdProcess, request: pytest.FixtureRequest) -> Iterator[Ca
 @pytest.mark.real
 def test_when_the_leader_is_killed_another_one_leads(candidates: Callable[[], CandidateProcess]) -> None:
     first = candidates()
-    before = int(first.says().removeprefix("leads "))
+    before = first.leads()
     second = candidates()
     began = time.monotonic()
     first.end()
-    after = int(second.says().removeprefix("leads "))
+    after = second.leads()
     print(f"TTL {TTL_S} s: successor led {time.monotonic() - began:.2f} s after the kill")
     assert after > before
-    second.write()
-    assert second.says() == "written"
+    second.write_as_leader()
 
 
 @pytest.mark.real
@@ -313,15 +341,14 @@ def test_a_leader_that_stood_still_for_three_ttls_writes_nothing_when_it_goes_on
     candidates: Callable[[], CandidateProcess], etcd: EtcdProcess, request: pytest.FixtureRequest
 ) -> None:
     first = candidates()
-    first.says()
+    before = first.leads()
     second = candidates()
     os.kill(first.process.pid, signal.SIGSTOP)
     began = time.monotonic()
-    second.says()
+    assert second.leads() > before
     assert until(lambda: time.monotonic() - began > 3 * TTL_S)
-    first.write()
-    second.write()
-    assert second.says() == "written"
+    first.tell("write")
+    second.write_as_leader()
     os.kill(first.process.pid, signal.SIGCONT)
     assert first.says() == "refused"
     store = open_store([etcd.endpoint])
@@ -330,15 +357,14 @@ def test_a_leader_that_stood_still_for_three_ttls_writes_nothing_when_it_goes_on
     store.close()
     assert entry is not None
     assert entry.value == str(second.process.pid)
-    assert leader is not None
-    assert leader.candidate == f"pid-{second.process.pid}"
+    assert leader is None or leader.candidate == f"pid-{second.process.pid}"
 
 
 @pytest.mark.real
 def test_leadership_outlives_a_restart_of_etcd_that_is_shorter_than_the_deadline() -> None:
     with EtcdProcess() as etcd:
         store = open_store([etcd.endpoint], timeout_s=1.0)
-        election = Election(store, KEYS, "a", SystemClock(), 10)
+        election = Election(store, KEYS, "a", SystemClock(), 60)  # longer than a restart on the most loaded machine
         renewing = RenewalThread([Renewal("leader", election.renew, 0.2)])
         renewing.start()
         term = election.step()
