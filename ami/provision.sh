@@ -7,6 +7,7 @@
 # From the environment:
 #   SCALER_VARIANT=cpu|gpu             default cpu
 #   SCALER_GPU_DRIVER=present|install  gpu: the source image has the NVIDIA driver (default), or it is to be installed
+#   SCALER_NVIDIA_BRANCH=570-server    gpu, install, Ubuntu: the driver's branch, which may end in -open
 #   SCALER_DOCKER_IMAGES="a b"         bake: docker images to pull ahead
 #   SCALER_EXTRA_PACKAGES="a b"        further packages of the distribution
 #   SCALER_EXPECT_SIDECAR, SCALER_EXPECT_AGENT   versions that must come out, or it fails
@@ -50,6 +51,7 @@ step() {
   # shellcheck source=/dev/null
   . "$ami/steps/$1.sh"
 }
+step no_upgrades
 step packages
 if [ "$mode" = bake ]; then
   step docker

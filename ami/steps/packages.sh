@@ -9,8 +9,3 @@ if ! getent passwd clearml >/dev/null; then
   useradd --system --user-group --home-dir /var/lib/clearml --shell /usr/sbin/nologin clearml
 fi
 install -d -m 0750 -o clearml -g clearml /var/lib/clearml
-
-# A node installs nothing by itself: what runs is what was baked, and an upgrade would restart services under a task.
-for unit in apt-daily.timer apt-daily-upgrade.timer unattended-upgrades.service; do
-  systemctl --quiet mask "$unit"
-done

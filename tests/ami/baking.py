@@ -19,15 +19,41 @@ from scaler_plugin.localcloud.ec2 import Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import free_port
 
 from . import debian, package_index, task_image
-from .machine import Machine
+from .machine import Machine, wait_for
 
 PROJECT = Path(__file__).parents[2]
 REGION = "us-east-1"
 DEBIAN_ACCOUNT = "136693071363"
 SOURCE_AMI = "ami-0deb1200000000006"
 SOURCE_NAME = "debian-12-amd64-20260601-1"
+OLDER_SOURCE_AMI = "ami-0deb1200000000001"
 #: The machine that bakes shares the host's network and may not change it; pulling needs no network for containers.
 DOCKER_WITHOUT_NETWORK = "[Service]\nEnvironment='DOCKER_OPTS=--bridge=none --iptables=false --ip-forward=false'\n"
+#: The source image's own upgrades, which have just begun: the one would hold its lock for ever, the other is in the middle of a
+#: package, which it finishes when told to stop.
+HOLD = (
+    "use Fcntl; for (@ARGV) { open(my $f, '>>', $_) or die; my $lock = pack('s s x28', F_WRLCK, 0);"
+    " fcntl($f, F_SETLK, $lock) or die; push @held, $f }"
+)
+OWN_UPGRADES = {
+    "apt-daily": """[Service]
+Type=simple
+ExecStartPre=
+ExecStart=
+ExecStart=perl /run/own-update /var/lib/apt/lists/lock
+""",
+    "apt-daily-upgrade": """[Service]
+Type=simple
+KillMode=process
+ExecStartPre=
+ExecStart=
+ExecStart=sh -c 'perl /run/own-upgrade /var/lib/dpkg/lock-frontend /var/cache/apt/archives/lock & wait'
+""",
+}
+OWN_UPDATE = f"{HOLD} sleep"
+OWN_UPGRADE = (
+    f"{HOLD} my $told = getppid; sleep 1 while getppid == $told; sleep 8; open(F, '>', '/run/own-upgrade-finished')"
+)
 #: On a shared machine with two cores: two minutes of apt and pip, and room.
 BAKE_TIMEOUT_S = 1200
 
@@ -43,6 +69,7 @@ class Bake:
     instances: list[dict[str, Any]]
     security_groups: list[str]
     packer_output: str
+    own_upgrade_finished: bool
 
     def call(self, action: str) -> dict[str, str]:
         (found,) = (call["parameters"] for call in self.calls if call["action"] == action)
@@ -58,7 +85,7 @@ def bake(folder: Path) -> Bake:
     debian.copy_with_admin(root, key.with_suffix(".pub").read_text(), port)
     machine = Machine(root, folder / "bake-console.log", options=package_index.nspawn_options(folder))
     double = Ec2DoubleProcess(folder / "ec2", boot_after_s=0.5, end_after_s=0.5)
-    with patch.dict(os.environ, MOTO_EC2_LOAD_DEFAULT_AMIS="true", MOTO_AMIS_PATH=str(_source_images(folder))):
+    with patch.dict(os.environ, MOTO_EC2_LOAD_DEFAULT_AMIS="true", MOTO_AMIS_PATH=str(source_images(folder))):
         double.start()
     try:
         ec2 = boto3.client(
@@ -67,8 +94,10 @@ def bake(folder: Path) -> Bake:
         machine.start()
         machine.wait_booted()
         machine.write("/run/systemd/system/docker.service.d/test.conf", DOCKER_WITHOUT_NETWORK)
+        _begin_own_upgrades(machine)
         with task_image.Registry() as registry:
             output = _packer(folder, double.url, key, port, registry.image)
+        finished = machine.try_run("test", "-e", "/run/own-upgrade-finished").returncode == 0
         machine.power_off()  # what EC2's StopInstances would have done to it
         image = next(i for i in ec2.describe_images()["Images"] if i["Name"].startswith("scaler-sidecar-0"))
         snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
@@ -77,10 +106,11 @@ def bake(folder: Path) -> Bake:
             root=root,
             image=image,
             snapshot_tags={tag["Key"]: tag["Value"] for tag in tags},
-            calls=_read(f"{double.url}/_journal"),
-            instances=_read(f"{double.url}/_instances"),
+            calls=read(f"{double.url}/_journal"),
+            instances=read(f"{double.url}/_instances"),
             security_groups=[group["GroupName"] for group in ec2.describe_security_groups()["SecurityGroups"]],
             packer_output=output,
+            own_upgrade_finished=finished,
         )
     finally:
         machine.destroy()
@@ -90,7 +120,17 @@ def bake(folder: Path) -> Bake:
     return result
 
 
-def _source_images(folder: Path) -> Path:
+def _begin_own_upgrades(machine: Machine) -> None:
+    machine.write("/run/own-update", OWN_UPDATE)
+    machine.write("/run/own-upgrade", OWN_UPGRADE)
+    for name, settings in OWN_UPGRADES.items():
+        machine.write(f"/run/systemd/system/{name}.service.d/test.conf", settings)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "--no-block", *(f"{name}.service" for name in OWN_UPGRADES))
+    wait_for("locks on apt's lists and dpkg's", lambda: machine.run("lslocks", "-no", "COMMAND").count("perl") == 3)
+
+
+def source_images(folder: Path) -> Path:
     """What Debian's account publishes: the file from which the double's EC2 knows images besides its own."""
     newest = {
         "ami_id": SOURCE_AMI,
@@ -112,7 +152,7 @@ def _source_images(folder: Path) -> Path:
     }
     older = {
         **newest,
-        "ami_id": "ami-0deb1200000000001",
+        "ami_id": OLDER_SOURCE_AMI,
         "name": "debian-12-amd64-20260101-1",
         "creation_date": "2026-01-01T00:00:00.000Z",
     }
@@ -159,6 +199,6 @@ def _packer(folder: Path, ec2_url: str, key: Path, port: int, docker_image: str)
     return done.stdout
 
 
-def _read(url: str) -> Any:
+def read(url: str) -> Any:
     with urllib.request.urlopen(url) as answer:
         return json.load(answer)

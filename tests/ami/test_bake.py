@@ -141,6 +141,12 @@ def test_units_are_enabled_that_start_a_node_and_those_that_would_change_it_are_
         assert enabled(unit) == "masked", unit
 
 
+def test_the_source_images_own_upgrades_are_stopped_and_what_they_are_at_is_waited_for(baked: Bake) -> None:
+    # They held all of apt's locks when the bake began.
+    assert baked.own_upgrade_finished
+    assert "DPkg::Lock::Timeout" in (baked.root / "etc/apt/apt.conf.d/90scaler-sidecar").read_text()
+
+
 def test_systemd_finds_nothing_wrong_with_the_units(baked: Bake) -> None:
     units = sorted(path.name for path in (PROJECT / "ami/units").iterdir())
     done = subprocess.run(
