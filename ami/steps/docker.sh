@@ -8,9 +8,27 @@ if ! command -v dockerd >/dev/null; then  # AWS's deep-learning images bring Doc
   apt-get -q -y --no-install-recommends install docker.io
 fi
 install -d -m 0755 /etc/docker
-if [ ! -e /etc/docker/daemon.json ]; then
-  # live-restore: containers, which are tasks, outlive a crash of the daemon. Logs have a bound.
-  printf '%s\n' '{"live-restore": true, "log-driver": "local", "log-opts": {"max-size": "20m", "max-file": "2"}}' >/etc/docker/daemon.json
-fi
+# The source image may have settings already, such as NVIDIA's runtime: they stay, and what is missing is added.
+python3 - /etc/docker/daemon.json <<'END'
+import json, os, sys
+
+path = sys.argv[1]
+try:
+    with open(path) as file:
+        settings = json.loads(file.read().strip() or "{}")
+    if not isinstance(settings, dict):
+        raise ValueError("it is no object")
+except FileNotFoundError:
+    settings = {}
+except ValueError as problem:
+    sys.exit(f"scaler-sidecar: {path} of this image can't be read, and docker would not start with it: {problem}")
+settings["live-restore"] = True  # containers, which are tasks, outlive a crash of the daemon
+if not settings.keys() & {"log-driver", "log-opts"}:
+    settings |= {"log-driver": "local", "log-opts": {"max-size": "20m", "max-file": "2"}}  # a bound
+with open(path + ".new", "w") as file:
+    json.dump(settings, file, indent=2)
+    file.write("\n")
+os.replace(path + ".new", path)
+END
 systemctl --quiet disable docker.service
 systemctl --quiet enable docker.socket

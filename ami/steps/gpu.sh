@@ -4,9 +4,10 @@ if [ "$SCALER_GPU_DRIVER" = install ]; then
   case $ID in
     ubuntu)
       # The "server" branch is the one for data centre GPUs; AWS kernels have it prebuilt, so nothing is compiled.
+      # The programs are the same for NVIDIA's closed and open kernel modules.
       apt-get -q -y --no-install-recommends install \
         "linux-modules-nvidia-${SCALER_NVIDIA_BRANCH:=570-server}-aws" "nvidia-headless-no-dkms-$SCALER_NVIDIA_BRANCH" \
-        "nvidia-utils-$SCALER_NVIDIA_BRANCH"
+        "nvidia-utils-${SCALER_NVIDIA_BRANCH%-open}"
       ;;
     debian)
       # The driver is not free software; cloud images name their sources in the one form or the other.
@@ -16,7 +17,7 @@ if [ "$SCALER_GPU_DRIVER" = install ]; then
           -e 's/^deb .* main$/& contrib non-free non-free-firmware/' "$sources"
       done
       apt-get -q update
-      apt-get -q -y --no-install-recommends install linux-headers-cloud-amd64 nvidia-driver nvidia-smi
+      apt-get -q -y --no-install-recommends install "linux-headers-cloud-$(dpkg --print-architecture)" nvidia-driver nvidia-smi
       ;;
   esac
 elif ! command -v nvidia-smi >/dev/null; then
@@ -27,7 +28,7 @@ if command -v dockerd >/dev/null && ! command -v nvidia-ctk >/dev/null; then
   toolkit=https://nvidia.github.io/libnvidia-container
   apt-get -q -y --no-install-recommends install curl gpg
   curl -fsSL "$toolkit/gpgkey" | gpg --dearmor --yes -o /usr/share/keyrings/nvidia-container-toolkit.gpg
-  echo "deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit.gpg] $toolkit/stable/deb/amd64 /" \
+  echo "deb [signed-by=/usr/share/keyrings/nvidia-container-toolkit.gpg] $toolkit/stable/deb/$(dpkg --print-architecture) /" \
     >/etc/apt/sources.list.d/nvidia-container-toolkit.list
   apt-get -q update
   apt-get -q -y --no-install-recommends install nvidia-container-toolkit

@@ -6,15 +6,14 @@ Not shown: that NVIDIA's own driver and toolkit do their part.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .baking import PROJECT
-from .machine import Overlay, wait_for
+from .machine import wait_for
+from .source_image import SourceImage
 from .stage import Stage
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -28,31 +27,6 @@ esac
 """
 #: Keeps what it was called with.
 NVIDIA_CTK = '#!/bin/sh\necho "$*" >>/nvidia-ctk-calls\n'
-
-
-class SourceImage:
-    """A machine's tree from which an image of the GPU variant is to be made."""
-
-    def __init__(self, image: Path, folder: Path) -> None:
-        self._overlay = Overlay(image, folder)
-        self.root = self._overlay.root
-        bundle = self.root / "bundle"
-        shutil.copytree(PROJECT / "ami", bundle / "ami")
-        sums = subprocess.run(
-            "find . -type f | xargs sha256sum", shell=True, cwd=bundle, capture_output=True, check=True
-        )
-        (bundle / "SHA256SUMS").write_bytes(sums.stdout)
-
-    def add_program(self, name: str, text: str) -> None:
-        self._overlay.write(f"/usr/local/bin/{name}", text, 0o755)
-
-    def sh(self, script: str) -> subprocess.CompletedProcess[str]:
-        enter = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe", "--as-pid2"]
-        enter += ["--resolv-conf=copy-host", f"--directory={self.root}"]
-        return subprocess.run([*enter, "/bin/sh", "-euc", script], capture_output=True, text=True, check=False)
-
-    def remove(self) -> None:
-        self._overlay.remove()
 
 
 @pytest.fixture
