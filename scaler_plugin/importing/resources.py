@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from scaler_plugin.config.pool_schema import AMI, IMAGE_BY_NAME, is_image_id
+from scaler_plugin.importing.fitting import misfit
 from scaler_plugin.importing.plain import listed, tags
-from scaler_plugin.importing.report import Part
+from scaler_plugin.importing.report import Part, Report
 
 #: The original's own default, where a device is named without a size.
 _VOLUME_GB = 80
@@ -15,6 +16,16 @@ _VOLUME_GB = 80
 _ROLLBACK = (
     "give the same queue to a second pool with market: on-demand after this one: it takes what the first cannot get"
 )
+#: From which of the original's keys a pool's setting comes, where it does.
+SOURCES = {
+    "instance_types": ("instance_type",),
+    "market": ("is_spot",),
+    "ami": ("ami_id",),
+    "subnets": ("subnet_id",),
+    "zones": ("availability_zone",),
+    "security_groups": ("security_group_ids",),
+    "volume": ("ebs_device_name", "ebs_volume_size", "ebs_volume_type"),
+}
 _REFUSALS = {
     "ebs_snapshot_id": "instances start from the image alone; bake the snapshot's data into the image, or mount it in init_script",
     "enable_monitoring": "there is no setting for detailed monitoring; `scaler-sidecar status` shows the nodes and their load",
@@ -24,12 +35,12 @@ _REFUSALS = {
 }
 
 
-def translate_machine(part: Part, ami: str | None, stack: bool) -> dict[str, Any]:
+def translate_machine(part: Part, ami: str | None, stack: bool, region: str | None) -> dict[str, Any]:
     """The keys of the pool that say what its instances are. ``ami``: one to use instead of the file's."""
     pool: dict[str, Any] = {}
     _type_and_market(part, pool)
     _image(part, pool, ami)
-    _place(part, pool)
+    _place(part, pool, region)
     _volume(part, pool)
     if key_name := part.take("key_name"):
         pool["key_name"] = str(key_name)
@@ -80,8 +91,8 @@ def _image(part: Part, pool: dict[str, Any], ami: str | None) -> None:
         own = ", looked up among the images of your own account" if found.startswith(IMAGE_BY_NAME) else ""
         part.report.translated(
             key,
-            f"ami: {found}{own}. It has no sidecar yet: bake one from it (packer build -var {source} packer.json) and put the new "
-            "image's id or name here",
+            f"ami: {found}{own}. It has no sidecar yet: bake one from it (packer build -var {source} packer.json; further "
+            "variables if it is not Ubuntu 24.04: ami/README.md) and put the new image's id or name here",
         )
     else:
         part.report.not_translated(
@@ -97,7 +108,7 @@ def _by_id_or_name(given: str) -> str | None:
     return None
 
 
-def _place(part: Part, pool: dict[str, Any]) -> None:
+def _place(part: Part, pool: dict[str, Any], region: str | None) -> None:
     subnets, zones = listed(part.take("subnet_id") or ""), listed(part.take("availability_zone") or "")
     if subnets:
         pool["subnets"] = subnets
@@ -108,6 +119,8 @@ def _place(part: Part, pool: dict[str, Any]) -> None:
         part.empty("subnet_id")
     if zones and subnets:
         part.report.not_needed(part.key("availability_zone"), "a subnet lies in one zone already")
+    elif zones and region and not all(zone.startswith(region) for zone in zones):
+        part.report.not_translated(part.key("availability_zone"), f"not every one lies in aws.region, {region}")
     elif zones:
         pool["zones"] = zones
         part.report.translated(part.key("availability_zone"), f"zones: [{', '.join(zones)}]")
@@ -127,7 +140,7 @@ def _volume(part: Part, pool: dict[str, Any]) -> None:
         for name in names:
             part.report.not_needed(part.key(name), "without ebs_device_name the original takes the image's own volume")
         return
-    gigabytes = int(size) if str(size or "").isdigit() else _VOLUME_GB
+    gigabytes = int(size) if re.fullmatch(r"[0-9]{1,9}", str(size or "")) else _VOLUME_GB
     volume = {"size_gb": gigabytes, "type": str(type_ or "gp3"), "device_name": str(device)}
     if volume["type"] in ("io1", "io2"):
         volume["type"] = "gp3"
@@ -152,8 +165,10 @@ def _tags(part: Part, pool: dict[str, Any]) -> None:
             part.key("tags"), "it is not of the form name=value, name=value; write tags into the pool"
         )
         return
-    pool["tags"] = {str(name): str(value) for name, value in found.items()}
-    part.report.translated(part.key("tags"), f"tags: {len(found)} of them")
+    kept = tags_that_fit({str(name): str(value) for name, value in found.items()}, part.key("tags"), part.report)
+    if kept:
+        pool["tags"] = kept
+        part.report.translated(part.key("tags"), f"tags: {len(kept)} of them")
 
 
 def _extras(part: Part, pool: dict[str, Any], stack: bool) -> None:
@@ -173,10 +188,24 @@ def _extras(part: Part, pool: dict[str, Any], stack: bool) -> None:
             )
 
 
+def tags_that_fit(given: dict[str, str], key: str, report: Report) -> dict[str, str]:
+    """Those that EC2 and our schema take; a line for each of the others."""
+    kept = {}
+    for name, text in given.items():
+        if reason := misfit("tags", {name: text}):
+            report.not_translated(key, f"the tag {name} was left out: {reason}")
+        else:
+            kept[name] = text
+    return kept
+
+
 def set_profile(pool: dict[str, Any], profile: str, key: str, part: Part, stack: bool) -> None:
     """Give the pool the instance profile, unless the stack brings one."""
     if stack:
         part.report.not_needed(key, "the stack makes the nodes' profile; put further rights of tasks elsewhere")
+        return
+    if reason := misfit("instance_profile", profile):
+        part.report.not_translated(key, f"it was left out: {reason}")
         return
     pool["instance_profile"] = profile
     part.report.translated(

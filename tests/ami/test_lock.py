@@ -24,14 +24,19 @@ from .baking import PROJECT
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
 
-#: Python and glibc (its minor version) of each system.
-SYSTEMS = {"ubuntu-22.04": ("3.10", 35), "debian-12": ("3.11", 36), "ubuntu-24.04": ("3.12", 39)}
+#: Python, glibc (its minor version) and processor of each system.
+SYSTEMS = {
+    "ubuntu-22.04": ("3.10", 35, "x86_64"),
+    "debian-12": ("3.11", 36, "x86_64"),
+    "ubuntu-24.04": ("3.12", 39, "x86_64"),
+    "ubuntu-24.04-arm64": ("3.12", 39, "aarch64"),
+}
 
 #: Published as source only, and built where it is installed.
 NO_WHEELS = {"etcd3"}
 
 
-def environment(python: str) -> dict[str, str]:
+def environment(python: str, processor: str) -> dict[str, str]:
     """What markers are evaluated with."""
     return {
         "python_version": python,
@@ -42,7 +47,7 @@ def environment(python: str) -> dict[str, str]:
         "os_name": "posix",
         "sys_platform": "linux",
         "platform_system": "Linux",
-        "platform_machine": "x86_64",
+        "platform_machine": processor,
         "extra": "",
     }
 
@@ -65,12 +70,12 @@ def told_to_install(lock: Path, target: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def resolve(folder: Path, python: str, glibc: int, lock_entries: dict[str, str]) -> dict[str, Any]:
+def resolve(folder: Path, python: str, glibc: int, processor: str, lock_entries: dict[str, str]) -> dict[str, Any]:
     """pip's report about them: name and metadata of what it would install."""
     requirements, report = folder / "requirements.txt", folder / "report.json"
     requirements.write_text("".join(text.rstrip("\\\n ") + "\n" for text in lock_entries.values()))
-    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(glibc, 4, -1)]
-    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+    platforms = [f"manylinux_2_{minor}_{processor}" for minor in range(glibc, 4, -1)]
+    platforms += [f"{older}_{processor}" for older in ("manylinux2014", "manylinux2010", "manylinux1", "linux")]
     done = subprocess.run(
         [
             *(
@@ -110,12 +115,12 @@ def missing(requirements: list[str], versions: dict[str, str], target: dict[str,
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_lock_can_be_installed_and_is_complete(system: str, tmp_path: Path) -> None:
-    python, glibc = SYSTEMS[system]
-    target = environment(python)
+    python, glibc, processor = SYSTEMS[system]
+    target = environment(python, processor)
     told = told_to_install(PROJECT / "ami/requirements.lock", target)
     told |= told_to_install(PROJECT / "ami/build-requirements.lock", target)
     with_wheels = {name: text for name, text in told.items() if name not in NO_WHEELS}
-    metadata = resolve(tmp_path, python, glibc, with_wheels)
+    metadata = resolve(tmp_path, python, glibc, processor, with_wheels)
     assert metadata.keys() == with_wheels.keys()
     versions = {name: one["version"] for name, one in metadata.items()}
     for name, text in told.items():

@@ -49,6 +49,18 @@ def test_a_file_of_variables_sets_only_what_the_template_has(path: Path) -> None
     assert set(json.loads(path.read_text())) <= set(TEMPLATE["variables"])
 
 
+def test_what_is_secret_is_not_printed() -> None:
+    assert set(TEMPLATE["sensitive-variables"]) == {"access_key", "secret_key", "session_token"}
+
+
+def test_every_variable_is_used_and_explained() -> None:
+    used = json.dumps([TEMPLATE["builders"], TEMPLATE["provisioners"]])
+    explained = (AMI / "README.md").read_text()
+    for name in TEMPLATE["variables"]:
+        assert f"user `{name}`" in used, name
+        assert f"`{name}`" in explained, name
+
+
 def test_the_root_volume_is_encrypted() -> None:
     (builder,) = TEMPLATE["builders"]
     (volume,) = builder["launch_block_device_mappings"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def imported(path: Path = FILE, wish: Wish | None = None) -> Imported:
 def one_resource(folder: Path, resource: Any) -> Path:
     """A file whose only resource is called ``r``."""
     file = folder / "a.yaml"
-    configurations = {"resource_configurations": {"r": resource}, "queues": {"q": [["r", 1]]}}
+    configurations = {"resource_configurations": {"r": resource}, "queues": {"default": [["r", 1]]}}
     file.write_text(yaml.safe_dump({"hyper_params": {}, "configurations": configurations}))
     return file
 
@@ -136,7 +138,9 @@ def test_what_is_said_about_a_key(key: str, text: str) -> None:
 def test_an_image_of_the_original_must_be_baked_first_and_may_be_named_by_something_else_than_its_id() -> None:
     result = imported(wish=Wish())
     resources = "configurations.resource_configurations"
-    assert "packer build -var source_ami=ami-07c95cafbb788face" in said(result, f"{resources}.aws4gpu.ami_id")
+    assert "packer build -var source_ami=ami-07c95cafbb788face packer.json" in said(
+        result, f"{resources}.aws4gpu.ami_id"
+    )
     assert result.config["pools"][2]["ami"] == "name:my-image-alias"
     by_name = said(result, f"{resources}.cpu_only.ami_id")
     assert "among the images of your own account" in by_name
@@ -235,3 +239,136 @@ def test_values_that_our_schema_refuses_are_left_out_with_a_line(tmp_path: Path,
     for pool in result.config["pools"]:
         whole = {"instance_types": ["c5.large"], "ami": "ami-1", **pool, "queues": ["default"]}
         parse_yaml(yaml.safe_dump({**result.config, "pools": [whole]}))
+
+
+#: What may stand where something else was meant.
+STRANGE: tuple[Any, ...] = (
+    None, 0, -1, 7, 2000, 100_000, 10**30, 1.5, float("inf"), True, "", "x", "two words", "ä" * 300, "#!", "a=b", "aws:x=1", "ami-1",
+    [], ["x"], [1, [2]], {}, {"a": "b"}, {1: {2: 3}},
+)  # fmt: skip
+
+
+def replaced(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    whole = copy.deepcopy(data)
+    place = whole
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    return whole
+
+
+def places(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Every section, list and value, but the two that make the file what it is."""
+    if len(path) > 1:
+        yield path
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=repr)
+def test_whatever_stands_in_the_file_every_pool_that_comes_out_is_one(tmp_path: Path, strange: Any) -> None:
+    original = yaml.safe_load(FILE.read_text())
+    file = tmp_path / "a.yaml"
+    for place in places(original):
+        file.write_text(yaml.safe_dump(replaced(original, place, strange)))
+        for wish in (Wish(), Wish(stack=True)):
+            result = imported(file, wish)
+            pools = [{"ami": "ami-1", **pool} for pool in result.config["pools"]]
+            if pools:
+                parse_yaml(yaml.safe_dump({**result.config, "pools": pools}), where=f"{place}: {strange!r}")
+            else:
+                assert place[:2] in {("configurations", "resource_configurations"), ("configurations", "queues")}, place
+
+
+def with_hyper_params(folder: Path, **settings: Any) -> Path:
+    data = yaml.safe_load(FILE.read_text())
+    data["hyper_params"].update(settings)
+    file = folder / "a.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        (
+            "max_idle_time_min",
+            100_000,
+            "idle_timeout must be a duration from 1s to 30d, or never; it keeps its default",
+        ),
+        ("max_spin_up_time_min", 2000, "startup_timeout must be a duration from 1s to 6h; it keeps its default"),
+        ("cloud_credentials_region", "Frankfurt", "aws.region must be an AWS region, such as"),
+        ("default_docker_image", "Big/Image", "docker_image must be a docker image"),
+        ("iam_arn", "a role", "instance_profile must be"),
+        ("git_user", "x" * 300, "git.user must be"),
+    ],
+)
+def test_a_shared_setting_that_we_do_not_take_is_not_translated_and_says_why(
+    tmp_path: Path, name: str, value: Any, reason: str
+) -> None:
+    result = imported(with_hyper_params(tmp_path, **{name: value}))
+    config(result)
+    told = said(result, f"hyper_params.{name}")
+    assert told.startswith("not translated: ")
+    assert reason in told
+
+
+def test_a_tag_that_is_reserved_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
+    result = imported(with_hyper_params(tmp_path, tags="aws:x=1, team=research"))
+    assert config(result).pools[1].tags == {"team": "research"}
+    told = said(result, "hyper_params.tags")
+    assert "not translated: the tag aws:x was left out" in told
+    assert "translated: pools[].tags: 1 of them" in told
+
+
+def test_a_resource_and_a_queue_may_be_called_by_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    resources = {1: {"instance_type": "c5.large", "ami_id": "ami-1"}}
+    configurations = {"resource_configurations": resources, "queues": {100: [[1, 2]]}}
+    file.write_text(yaml.safe_dump({"hyper_params": {}, "configurations": configurations}))
+    (pool,) = config(imported(file)).pools
+    assert (pool.name, pool.queues, pool.max_instances) == ("1", ("100",), 2)
+
+
+def test_a_resource_without_an_instance_type_is_no_pool_and_says_why(tmp_path: Path) -> None:
+    result = imported(one_resource(tmp_path, {"ami_id": "ami-1"}))
+    assert result.config["pools"] == []
+    told = said(result, "configurations.resource_configurations.r")
+    assert told == (
+        "not translated: pool r was left out: instance_types is missing; it must be a list such as [g5.xlarge, g4dn.xlarge]"
+    )
+
+
+def test_a_queue_that_clearml_itself_refuses_is_left_out(tmp_path: Path) -> None:
+    data = yaml.safe_load(FILE.read_text())
+    data["configurations"]["queues"]["q"] = [["aws4gpu", 4]]
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(data))
+    result = imported(file)
+    assert config(result).pools[0].queues == ("gpu_queue",)
+    assert "not translated: its name must be a queue name of 3 characters" in said(result, "configurations.queues.q")
+
+
+def test_the_originals_script_runs_under_bash_as_it_was_written(tmp_path: Path) -> None:
+    """The boot runs a pool's script as ``/bin/sh -e -c``; sh is dash on Debian and Ubuntu."""
+    script = "\n".join(
+        (
+            "#!/bin/bash",
+            "words=(one 'two three')",
+            'if [[ ${words[1]} == two* ]]; then echo "${#words[@]} words"; fi',
+            "read -r line || echo nothing to read",
+            "END_OF_SCRIPT",
+            "echo never",
+        )
+    )
+    data = yaml.safe_load(FILE.read_text())
+    data["configurations"]["extra_vm_bash_script"] = script
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(data))
+    written = config(imported(file)).pools[0].init_script
+    assert written is not None
+    done = subprocess.run(
+        ["/bin/sh", "-e", "-c", written], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "2 words\nnothing to read\n"
+    assert done.returncode == 127, "a command that fails ends it, and its exit code is the script's"
