@@ -20,7 +20,6 @@ from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.core.model import LaunchId
-from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def apply(file: FileArgument) -> None:
     (`scaler-sidecar config push`): leaders launch what it says, within what the stack allows.
     """
     from scaler_plugin.bootstrapping.instances import cluster_tags  # noqa: PLC0415
+    from scaler_plugin.bootstrapping.next_steps import next_steps  # noqa: PLC0415
 
     config, account = start(file)
     surveyed = survey(config, account)
@@ -90,20 +90,17 @@ def apply(file: FileArgument) -> None:
     deployment = deployment_of(config, account)
     for line in describe(_changes(config, deployment, wanted)):
         typer.echo(line)
+    before = deployment.outputs()
     ensure_spot_role(config, account, typer.echo)
     if deployment.apply(wanted, cluster_tags(config)):
         typer.echo(f"The stack {stack_name(config)} is ready.")
     else:
         typer.echo(f"The stack {stack_name(config)} was ready already.")
-    for name, value in deployment.outputs().items():
+    outputs = deployment.outputs()
+    for name, value in outputs.items():
         typer.echo(f"  {name}: {value}")
-    typer.echo(f"Next: scaler-sidecar config push {file}")
-    if config.zero_mode is ZeroMode.PROBE:
-        typer.echo(
-            f"The probe looks for tasks every {config.zero.probe_every}; `scaler-sidecar wake {file}` does at once."
-        )
-    else:
-        typer.echo(f"Then:  scaler-sidecar bootstrap first {file}")
+    for step in next_steps(config, account.region, before, outputs, str(file)):
+        typer.echo(step)
 
 
 app.command()(first)
