@@ -129,7 +129,7 @@ class Machine:
         command += ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--machine=ami-test", "--register=no"]
         command += ["--keep-unit", "--boot", "--resolv-conf=copy-host", "--system-call-filter=@keyring bpf"]
         if self._network:
-            command += [f"--network-namespace-path={self._network.path}", "--capability=CAP_NET_ADMIN"]
+            command += [f"--network-namespace-path={self._network.path}", "--capability=CAP_NET_ADMIN,CAP_SYSLOG"]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 self._cgroup.enter_and_run([*command, *self._options]),

@@ -98,6 +98,16 @@ def test_the_dead_man_sees_processes_of_the_agents_user(node: Stage) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_sidecar_may_read_the_kernels_log(node: Stage) -> None:
+    node.machine.try_run("mknod", "-m", "600", "/dev/kmsg", "c", "1", "11")  # a container has none of its own accord
+    node.machine.run("cp", "/etc/systemd/system/scaler-sidecar.service", "/etc/systemd/system/like-the-sidecar.service")
+    read = "/bin/dd if=/dev/kmsg of=/dev/null bs=8192 count=1 iflag=nonblock"
+    done = run_in_place_of(node, "like-the-sidecar.service", read, "Type=oneshot", "Restart=no")
+    assert done.returncode == 0, node.machine.run(
+        "journalctl", "--no-pager", "-n", "30", "-u", "like-the-sidecar.service"
+    )
+
+
 def test_the_dead_man_may_ask_docker(node: Stage) -> None:
     ask = "/usr/bin/docker ps --quiet --filter label=clearml-worker-id"
     done = run_in_place_of(node, "scaler-deadman.service", ask)

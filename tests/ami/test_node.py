@@ -12,9 +12,13 @@ import pytest
 
 from . import task_image
 from .machine import METADATA_ADDRESS, wait_for
+from .metadata6 import ANSWER, CONTAINERS_NET, URL_6, metadata_on_ipv6
 from .stage import CLUSTER, INSTANCE_TYPE, POOL, SECRET_FILE, Stage
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+#: curl's exit code.
+TIMED_OUT = 28
 
 NewStage = Callable[[], Stage]
 
@@ -144,13 +148,49 @@ def test_the_firewall_alone_keeps_containers_away_from_the_metadata_service(node
         machine.run("systemctl", "stop", "docker.service")
 
 
+@pytest.fixture
+def on_ipv6(node: Stage) -> Iterator[None]:
+    with metadata_on_ipv6(node):
+        yield
+
+
+ASK_6 = ("curl", "-gsS", "--max-time", "5", "-X", "PUT", URL_6)
+
+
+@pytest.mark.usefixtures("on_ipv6")
+def test_root_reaches_the_metadata_service_over_ipv6_and_the_agents_user_does_not(node: Stage) -> None:
+    assert node.machine.run(*ASK_6) == ANSWER
+    for user in ("clearml", "nobody"):
+        done = node.machine.try_run(*ASK_6, user=user)
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert "Failed to connect" in done.stderr or "Couldn't connect" in done.stderr, done.stderr
+
+
+@pytest.mark.usefixtures("on_ipv6")
+def test_the_firewall_keeps_containers_with_ipv6_away_from_the_metadata_service(node: Stage, image: Path) -> None:
+    machine = node.machine
+    try:
+        machine.run("docker", "network", "create", "--ipv6", "--subnet", CONTAINERS_NET, "six")
+        container = ("docker", "run", "--rm", "--network", "six", task_image.pulled(image), *ASK_6)
+        kept_away = machine.try_run(*container)
+        assert kept_away.returncode == TIMED_OUT, kept_away.stderr
+        assert kept_away.stdout == ""
+        machine.run("nft", "delete", "table", "inet", "scaler_sidecar")
+        assert machine.run(*container) == ANSWER
+    finally:
+        machine.run("systemctl", "restart", "scaler-firewall.service")
+        machine.try_run("docker", "network", "rm", "six")
+        machine.run("systemctl", "stop", "docker.service")
+
+
 def test_the_sidecar_reaches_the_metadata_service_from_inside_its_sandbox(node: Stage) -> None:
     pid = node.machine.property_of("scaler-sidecar.service", "MainPID")
     caps = node.machine.run("grep", "-E", "^(CapBnd|CapEff|NoNewPrivs|Uid|Gid)", f"/proc/{pid}/status")
-    # CAP_DAC_READ_SEARCH (bit 2) and CAP_SYS_PTRACE (bit 19), and nothing else of what root may.
-    assert "CapBnd:\t0000000000080004" in caps
+    # CAP_DAC_READ_SEARCH (bit 2), CAP_KILL (5), CAP_SYS_PTRACE (19) and CAP_SYSLOG (34), and nothing else of what root may.
+    assert "CapBnd:\t0000000400080024" in caps
     assert "NoNewPrivs:\t1" in caps
-    properties = ["User=root", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH"]
+    properties = ["User=root", "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_KILL CAP_SYSLOG"]
     properties += ["NoNewPrivileges=yes", "ProtectSystem=strict"]
     options = [f"--property={text}" for text in properties]
     url = f"http://{METADATA_ADDRESS}/latest/api/token"
@@ -193,10 +233,13 @@ def test_the_secret_is_in_no_journal_console_command_line_or_world_readable_file
     assert secret not in node.machine.run("journalctl", "--no-pager", "-o", "cat")
     assert secret not in node.machine.console
     assert node.machine.try_run("grep", "-rla", "-e", secret, "/run", "/tmp", "/var/log", user="nobody").stdout == ""
-    assert node.machine.run("sh", "-c", f"cat /proc/[0-9]*/cmdline | grep -ac -e {secret[:8]} || true").strip() in (
-        "0",
-        "1",
-    )
+    for kind, known in (("cmdline", "clearml"), ("environ", "SCALER_SLOT_DIR=")):
+        # Process by process, and what reads them does not know the secret itself.
+        texts = node.machine.run(
+            "sh", "-c", f"for p in /proc/[0-9]*; do tr '\\0\\n' '  ' <$p/{kind} && echo; done; true"
+        )
+        assert any(known in text for text in texts.splitlines()), f"the {kind} of agents and tasks were not read"
+        assert [text for text in texts.splitlines() if secret in text] == []
 
 
 def test_agents_and_tasks_run_as_their_own_user_without_any_rights(node: Stage) -> None:
@@ -211,6 +254,22 @@ def test_agents_and_tasks_run_as_their_own_user_without_any_rights(node: Stage) 
     assert groups[1].split() == [
         node.machine.run("id", "-g", "clearml").strip()
     ]  # not docker's, whose members are root
+
+
+def test_a_task_leaves_room_for_processes_and_reaches_no_service_that_starts_it_outside_of_its_unit(
+    node: Stage,
+) -> None:
+    machine = node.machine
+    most = int(machine.property_of("clearml-agent@0.service", "TasksMax"))
+    limits = [Path("/proc/sys/kernel/threads-max").read_text(), Path("/proc/sys/kernel/pid_max").read_text()]
+    assert 0 < most <= 0.8 * min(map(int, limits))
+    linger = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager"
+    assert machine.try_run("sh", "-c", f"{linger} ListSessions", user="clearml").returncode == 0
+    task = node.enqueue(
+        f"import subprocess, sys\nsys.exit(subprocess.call({linger.split()!r} + ['ListSessions']) == 0)\n"
+    )
+    wait_for("the task has ended", lambda: node.task_status(task) in ("completed", "failed"), 120)
+    assert node.task_status(task) == "completed"
 
 
 def test_the_agents_user_cannot_change_what_the_sidecar_believes(node: Stage) -> None:
