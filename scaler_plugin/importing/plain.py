@@ -11,11 +11,13 @@ from scaler_plugin.config.duration import Duration
 from scaler_plugin.config.masking import secret_spans
 
 _LONGEST_NAME = 40
+#: Infinity is a number, too.
+_NO_TIME_MIN = 1e12
 
 
 def minutes(value: Any) -> Duration | None:
     """``None`` for what is no number of minutes above zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _NO_TIME_MIN:
         return None
     return Duration(round(value * 60_000))
 

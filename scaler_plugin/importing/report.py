@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -38,6 +38,13 @@ class Report:
 
     def not_translated(self, key: str, text: str) -> None:
         self.lines.append(Line(key, Outcome.NOT_TRANSLATED, text))
+
+    def withdraw(self, keys: Sequence[str], text: str) -> None:
+        """What was translated from these keys was of no use after all."""
+        withdrawn = [line for line in self.lines if line.key in keys and line.outcome is Outcome.TRANSLATED]
+        self.lines = [line for line in self.lines if line not in withdrawn]
+        for key in dict.fromkeys(line.key for line in withdrawn) or keys[:1]:
+            self.not_translated(key, text)
 
     def secret(self, key: str, text: str) -> None:
         self.lines.append(Line(key, Outcome.SECRET, text))

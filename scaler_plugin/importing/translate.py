@@ -7,20 +7,17 @@ the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
-
 from scaler_plugin.config.masking import mask_secrets
-from scaler_plugin.config.pool_schema import PoolConfig
-from scaler_plugin.config.problems import problems_of
-from scaler_plugin.config.section import rule_of, section_of
-from scaler_plugin.importing.plain import image_and_arguments, minutes, name_of, tags, without_secrets
+from scaler_plugin.config.schema import AwsConfig
+from scaler_plugin.importing.fitting import misfit
+from scaler_plugin.importing.plain import image_and_arguments, minutes, name_of, tags
+from scaler_plugin.importing.pools import translate_pools, usable
 from scaler_plugin.importing.report import Line, Part, Report
-from scaler_plugin.importing.resources import set_profile, translate_machine
+from scaler_plugin.importing.resources import set_profile, tags_that_fit
+from scaler_plugin.importing.scripts import translate_scripts
 from scaler_plugin.importing.source import Source
 from scaler_plugin.wizard.secret_places import SecretPlaces
 
@@ -56,17 +53,18 @@ def translate(source: Source, wish: Wish, places: SecretPlaces) -> Imported:
     more = Part(source.configurations_path, source.configurations, report)
     config: dict[str, Any] = {"cluster": cluster_of(source, wish)}
     _cluster(hyper, config, wish)
-    shared = {**_timing(hyper), **_docker(hyper), **_git(hyper, places), **_scripts(more)}
+    shared = {**_timing(hyper), **_docker(hyper), **_git(hyper, places), **translate_scripts(more)}
     if "agent_lines" in shared:
         lines = shared.pop("agent_lines")
         shared["extra_clearml_conf"] = lines + shared.get("extra_clearml_conf", "")
-    pools = _pools(more, wish)
-    _profiles(hyper, pools, wish)
+    pools = translate_pools(more, wish.ami, wish.stack, config.get("aws", {}).get("region"))
+    _profiles(hyper, [pool.data for pool in pools], wish)
     common_tags = _tags(hyper)
-    config["pools"] = [
-        {**pool, **shared, **({"tags": {**common_tags, **pool.get("tags", {})}} if common_tags else {})}
-        for pool in pools
-    ]
+    for pool in pools:
+        pool.data.update(shared)
+        if common_tags:
+            pool.data["tags"] = {**common_tags, **pool.data.get("tags", {})}
+    config["pools"] = [kept for pool in pools if (kept := usable(pool, report)) is not None]
     hyper.close()
     more.close()
     for other in source.others:
@@ -84,11 +82,7 @@ def _cluster(hyper: Part, config: dict[str, Any], wish: Wish) -> None:
             report.not_needed(hyper.key("workers_prefix"), f"cluster: {wish.cluster} was given instead")
         else:
             report.translated(hyper.key("workers_prefix"), reason)
-    if region := hyper.take("cloud_credentials_region"):
-        config["aws"] = {"region": str(region)}
-        report.translated(hyper.key("cloud_credentials_region"), f"aws.region: {region}")
-    else:
-        hyper.empty("cloud_credentials_region")
+    _region(hyper, config)
     for name in ("cloud_credentials_key", "cloud_credentials_secret", "cloud_credentials_token"):
         if hyper.take(name):
             report.secret(
@@ -109,12 +103,27 @@ def _cluster(hyper: Part, config: dict[str, Any], wish: Wish) -> None:
         report.not_needed(hyper.key("cloud_provider"), "it is always AWS")
 
 
+def _region(hyper: Part, config: dict[str, Any]) -> None:
+    key = hyper.key("cloud_credentials_region")
+    region = hyper.take("cloud_credentials_region")
+    if not region:
+        hyper.empty("cloud_credentials_region")
+    elif reason := misfit("region", region, AwsConfig):
+        hyper.report.not_translated(key, f"aws.{reason}")
+    else:
+        config["aws"] = {"region": str(region)}
+        hyper.report.translated(key, f"aws.region: {region}")
+
+
 def _timing(hyper: Part) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, ours in (("max_idle_time_min", "idle_timeout"), ("max_spin_up_time_min", "startup_timeout")):
         value = hyper.take(name)
         span = minutes(value)
-        if span is not None:
+        reason = misfit(ours, str(span)) if span is not None else None
+        if reason:
+            hyper.report.not_translated(hyper.key(name), f"{reason}; it keeps its default, 10m")
+        elif span is not None:
             found[ours] = str(span)
             hyper.report.translated(hyper.key(name), f"{ours}: {span}")
         elif hyper.has(name):
@@ -143,6 +152,9 @@ def _docker(hyper: Part) -> dict[str, Any]:
         image, arguments = image_and_arguments(str(text))
     except ValueError:
         hyper.report.not_translated(key, "its quotes do not close; write docker_image into the pools")
+        return {}
+    if reason := misfit("docker_image", image):
+        hyper.report.not_translated(key, reason)
         return {}
     if not arguments:
         hyper.report.translated(key, f"docker_image: {image}")
@@ -173,41 +185,12 @@ def _git(hyper: Part, places: SecretPlaces) -> dict[str, Any]:
     if not user:
         hyper.empty("git_user")
         return {}
+    git = {"user": str(user), "password": places.reference(name)}
+    if reason := misfit("git", git):
+        hyper.report.not_translated(hyper.key("git_user"), reason)
+        return {}
     hyper.report.translated(hyper.key("git_user"), f"pools[].git.user: {user}")
-    return {"git": {"user": str(user), "password": places.reference(name)}}
-
-
-def _scripts(more: Part) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, ours in (
-        ("extra_vm_bash_script", "init_script"),
-        ("extra_clearml_conf", "extra_clearml_conf"),
-        ("extra_trains_conf", "extra_clearml_conf"),
-    ):
-        text = more.take(name)
-        if not text or not str(text).strip():
-            more.empty(name)
-            continue
-        kept, dropped = without_secrets(str(text))
-        found[ours] = found.get(ours, "") + kept
-        more.report.translated(more.key(name), f"pools[].{ours}{_script_advice(ours, kept)}")
-        if dropped:
-            numbers = ", ".join(map(str, dropped))
-            more.report.secret(
-                more.key(name),
-                f"line {numbers} looks like a secret and was left out. Configurations are stored in clear: let the script fetch it "
-                "at boot with the instance's role, or put it into clearml.conf of the image; then read what is left once more",
-            )
-    return found
-
-
-def _script_advice(ours: str, text: str) -> str:
-    if ours != "init_script":
-        return ""
-    advice = "; root runs it with /bin/sh -e before the agent starts: a command that fails ends the start"
-    if "export " in text:
-        advice += "; its exports do not reach the agent: put what tasks need into agent.extra_docker_arguments"
-    return advice
+    return {"git": git}
 
 
 def _profiles(hyper: Part, pools: list[dict[str, Any]], wish: Wish) -> None:
@@ -237,83 +220,7 @@ def _tags(hyper: Part) -> dict[str, str]:
             hyper.key("tags"), "it is not of the form name=value, name=value; write tags into the pools"
         )
         return {}
-    hyper.report.translated(hyper.key("tags"), f"pools[].tags: {len(found)} of them")
-    return found
-
-
-def _pools(more: Part, wish: Wish) -> list[dict[str, Any]]:
-    report = more.report
-    resources, queues = more.take("resource_configurations"), more.take("queues")
-    if not isinstance(resources, Mapping):
-        report.not_translated(more.key("resource_configurations"), "there is none; write the pools yourself")
-        resources = {}
-    if not isinstance(queues, Mapping):
-        report.not_translated(
-            more.key("queues"), "there is none, so that no pool has a queue; write the pools yourself"
-        )
-        queues = {}
-    names: dict[str, str] = {}
-    for resource in map(str, resources):
-        names[resource] = name_of(resource, list(names.values()))
-    # In the order in which queues list them, which is the original's order of preference.
-    served: dict[str, dict[str, int]] = {}
-    for queue, entries in queues.items():
-        _queue(more, str(queue), entries, names, served)
-    pools: list[dict[str, Any]] = []
-    for resource, limits in served.items():
-        path, described = more.key(f"resource_configurations.{resource}"), resources[resource]
-        if not isinstance(described, Mapping):
-            report.not_translated(path, "it is no section of keys and values; write the pool yourself")
-            continue
-        report.translated(path, f"pool {names[resource]}")
-        machine = translate_machine(Part(path, described, report), wish.ami, wish.stack)
-        pool = {"name": names[resource], "queues": list(limits), **machine, "max_instances": sum(limits.values())}
-        pools.append({key: value for key, value in pool.items() if _fits(key, value, path, report)})
-    for resource in names.keys() - served.keys():
-        report.not_translated(
-            more.key(f"resource_configurations.{resource}"), "no queue uses it, so there is no pool for it"
-        )
-    return pools
-
-
-def _fits(key: str, value: Any, path: str, report: Report) -> bool:
-    """Whether our schema takes the pool's value; a line if not."""
-    field = PoolConfig.model_fields[key]
-    rule, section = rule_of(field), section_of(field)
-    try:
-        if rule is not None:
-            rule.accept(value)
-        elif section is not None:
-            section.model_validate(value)
-    except PydanticCustomError as error:
-        report.not_translated(path, f"{key} was left out: it must be {(error.context or {})['allowed']}")
-        return False
-    except ValidationError as error:
-        # pydantic's own text would repeat values.
-        problems = "; ".join(
-            f"{problem.path} must be {problem.allowed}" for problem in problems_of(error, section or PoolConfig, value)
-        )
-        report.not_translated(path, f"{key} was left out: {problems}")
-        return False
-    return True
-
-
-def _queue(more: Part, queue: str, entries: Any, names: Mapping[str, str], served: dict[str, dict[str, int]]) -> None:
-    key = more.key(f"queues.{queue}")
-    said = []
-    for entry in entries if isinstance(entries, list | tuple) else ():
-        if not isinstance(entry, list | tuple) or len(entry) != 2:
-            more.report.not_translated(key, "an entry of it is not [resource, number]; add it to the pool's queues")
-            continue
-        resource, count = str(entry[0]), str(entry[1])
-        if resource not in names:
-            more.report.not_translated(key, f"it names the resource {resource}, which the file does not describe")
-        elif not count.isdigit() or int(count) < 1:
-            more.report.not_translated(key, f"at most {count} instances of {resource} means none; it was left out")
-        else:
-            served.setdefault(resource, {})[queue] = int(count)
-            said.append(f"pool {names[resource]}, max_instances: {count}")
-    if said:
-        more.report.translated(key, "; ".join(said))
-    elif not entries:
-        more.report.not_translated(key, "no resource serves it, so no pool does")
+    kept = tags_that_fit(found, hyper.key("tags"), hyper.report)
+    if kept:
+        hyper.report.translated(hyper.key("tags"), f"pools[].tags: {len(kept)} of them")
+    return kept
