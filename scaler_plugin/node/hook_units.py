@@ -116,6 +116,8 @@ def start_command(unit: str, folder: Path) -> list[str]:
         f"BindsTo={SANDBOXED}",
         # At once, and the shutdown of the machine waits for no script either.
         "KillSignal=SIGKILL",
+        # Else each run of each check is three lines in the journal; what fails is still told there.
+        "LogLevelMax=warning",
         "TimeoutStartSec=10s",
         "TimeoutStopSec=5s",
         f'ExecStopPost=/bin/sh "{folder}/tell"',

@@ -1,4 +1,4 @@
-"""Users' scripts as units of their own: how each ended comes back, and one that was killed is over only when nothing of it lives."""
+"""Users' scripts as units of their own: how each ended comes back, and a killed one is over only when nothing of it lives."""
 
 from __future__ import annotations
 
