@@ -1,4 +1,4 @@
-"""etcd under systemd, installed on a machine by the very commands of docs/etcd.md: the units' hardening lets it work."""
+"""etcd and a standby under systemd, installed by the very commands of the pages: the units' hardening lets them work."""
 
 from __future__ import annotations
 
@@ -26,14 +26,36 @@ DESK = "/root/desk"
 OFF = ("scaler-bootstrap.service", "scaler-sidecar.service", "scaler-deadman.timer", "scaler-firewall.service")
 
 
-def commands_under_systemd() -> list[str]:
-    """The page's commands, without the package's installation."""
-    page = (ROOT / "docs" / "etcd.md").read_text()
-    block = re.search(r"^With systemd.*?^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+#: A cluster whose ClearML and EC2 are away: enough to lead. Beside the member, so by its loopback address.
+CONFIG = """
+cluster: research
+etcd:
+  endpoints: [127.0.0.1:2379]
+  tls: {ca: /etc/scaler-standby/ca.pem, cert: /etc/scaler-standby/client.pem, key: /etc/scaler-standby/client.key}
+aws: {region: us-east-1, endpoint_url: "http://127.0.0.1:1"}
+clearml: {api_host: "http://127.0.0.1:1"}
+pools:
+  - {name: cpu, queues: [default], instance_types: [c5.large], ami: ami-12345678, max_instances: 1}
+"""
+ENVIRONMENT = "".join(
+    f"{name}=a\n"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CLEARML_API_ACCESS_KEY", "CLEARML_API_SECRET_KEY")
+)
+
+
+#: How the pages install the program, which the image has.
+INSTALLED = ("python3 -m venv /opt/scaler-sidecar", "ln -s /opt/scaler-sidecar/bin/scaler-sidecar")
+
+
+def commands(page: str, before: str, installs: tuple[str, ...]) -> list[str]:
+    """The commands of the page's block after a line that begins so, without the installation of the programs."""
+    text = (ROOT / "docs" / page).read_text()
+    block = re.search(rf"^{before}.*?^```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert block
-    install, *rest = block.group(1).strip().splitlines()
-    assert install.startswith("apt-get install etcd-server etcd-client ")
-    return rest
+    lines = block.group(1).strip().splitlines()
+    for line, install in zip(lines, installs, strict=False):
+        assert line.startswith(install)
+    return lines[len(installs) :]
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +73,14 @@ def machine(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
             (overlay.root / "etc/systemd/system" / unit).unlink(missing_ok=True)
             (overlay.root / "etc/systemd/system" / unit).symlink_to("/dev/null")
         desk = overlay.root / DESK.lstrip("/")
-        shutil.copytree(ROOT / "bootstrap" / "etcd", desk / "bootstrap" / "etcd")
+        for folder in ("etcd", "standby"):
+            shutil.copytree(ROOT / "bootstrap" / folder, desk / "bootstrap" / folder)
         subprocess.run(
             [sys.executable, "-m", "scaler_plugin", "etcd", "certs", desk, "--member", "etcd-1=127.0.0.1"], check=True
         )
         made.start()
         made.wait_booted()
-        for command in commands_under_systemd():
+        for command in commands("etcd.md", "With systemd", ("apt-get install etcd-server etcd-client ",)):
             at_the_desk(made, command)
         yield made
     finally:
@@ -105,10 +128,38 @@ def test_a_member_that_is_killed_comes_back_with_its_data(machine: Machine) -> N
 
 def test_the_backups_unit_makes_a_backup_that_only_root_can_read(machine: Machine) -> None:
     wait_for("etcd answers", lambda: status(machine).get("ok"))
-    at_the_desk(machine, "cp -r clients/root /etc/scaler-backup; cp bootstrap/etcd/etcd-backup.* /etc/systemd/system/")
-    machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "enable", "--now", "etcd-backup.timer")
-    machine.run("systemctl", "start", "etcd-backup.service")
+    for command in commands("etcd.md", "Backups by timer", INSTALLED):
+        at_the_desk(machine, command)
     kept = machine.run("sh", "-c", "stat -c '%U %a %n' /var/backups/scaler-etcd/*").splitlines()
     assert len(kept) == 1
     assert re.fullmatch(r"root 600 /var/backups/scaler-etcd/etcd-\w+\.db", kept[0])
+
+
+def test_a_standby_beside_the_member_leads_as_a_user_of_its_own_without_rights(machine: Machine) -> None:
+    wait_for("etcd answers", lambda: status(machine).get("ok"))
+    for name, text in (("scaler.yaml", CONFIG), ("environment", ENVIRONMENT)):
+        at_the_desk(machine, f"cat >{name} <<'END'\n{text}\nEND")
+    *steps, start = commands("operations.md", "On Debian or Ubuntu", INSTALLED)
+    for step in steps:
+        at_the_desk(machine, step)
+    at_the_desk(
+        machine, "install -m 0640 -g scaler-standby clients/scaler/*.pem clients/scaler/*.key /etc/scaler-standby/"
+    )
+    at_the_desk(machine, "install -m 0600 environment /etc/scaler-standby/environment")
+    at_the_desk(machine, "scaler-sidecar config push scaler.yaml")
+    at_the_desk(machine, start)
+
+    def leader() -> object:
+        shown = machine.try_run("scaler-sidecar", "status", "--config", f"{DESK}/scaler.yaml", "--json")
+        return (json.loads(shown.stdout).get("leader") or {}).get("node") if shown.stdout else None
+
+    wait_for("the standby leads", lambda: str(leader() or "").startswith("standby-"))
+    assert machine.property_of("scaler-standby", "ActiveState") == "active"
+    pid = machine.property_of("scaler-standby", "MainPID")
+    process = dict(line.split(":", 1) for line in machine.run("cat", f"/proc/{pid}/status").splitlines())
+    assert process["Uid"].split()[0] == machine.run("id", "-u", "scaler-standby").strip()
+    assert (process["CapEff"].strip(), process["NoNewPrivs"].strip(), process["Seccomp"].strip()) == (
+        "0" * 16,
+        "1",
+        "2",
+    )
