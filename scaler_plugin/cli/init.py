@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scaler_plugin.wizard.first_config import Surroundings
     from scaler_plugin.wizard.interview import Interview
     from scaler_plugin.wizard.questions import Given, Known
+    from scaler_plugin.wizard.what_is_next import Step
 
 
 def _option(name: str, text: str, metavar: str = "TEXT") -> Any:
@@ -194,15 +196,26 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _say_what_is_next(file: Path, config: Mapping[str, Any], around: Surroundings) -> None:
-    from scaler_plugin.wizard.first_config import etcd_certificates, next_steps, secrets_to_store  # noqa: PLC0415
+    """A command stands on a line of its own, whole, for people to copy."""
+    from scaler_plugin.wizard.what_is_next import etcd_certificates, next_steps, secrets_to_store  # noqa: PLC0415
 
     certificates = etcd_certificates(around)
     if certificates:
-        typer.echo("First, unless etcd has its certificates already (docs/etcd.md goes on from there):")
+        typer.echo("\nFirst, unless etcd has its certificates already (docs/etcd.md goes on from there):\n")
         typer.echo(f"  {certificates}")
-    typer.echo("Secrets to store before the first node starts (each is read from standard input or a file):")
-    for line in secrets_to_store(config, around):
-        typer.echo(f"  {line}")
-    typer.echo("Next:")
-    for line in next_steps(str(file), around):
-        typer.echo(f"  {line}")
+    typer.echo("\nSecrets to store before the first node starts:\n")
+    secrets = secrets_to_store(config, around)
+    _show_steps(secrets)
+    if any("/dev/stdin" in (step.command or "") for step in secrets):
+        typer.echo("\n  Call one after the other. Where it says /dev/stdin, type the secret, Enter, and Ctrl-D.")
+    typer.echo("\nNext:\n")
+    _show_steps(next_steps(shlex.quote(str(file)), around))
+
+
+def _show_steps(steps: list[Step]) -> None:
+    for step in steps:
+        if step.command is None:
+            typer.echo(f"  {step.text}")
+        else:
+            typer.echo(f"  # {step.text}")
+            typer.echo(f"  {step.command}")

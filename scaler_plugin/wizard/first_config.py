@@ -8,11 +8,8 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit
 
-from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.wizard.secret_places import FOLDER, SecretPlaces
 
-#: The folder that docs/etcd.md has `etcd certs` make.
-CERTIFICATES = "etcd-certs"
 CLEARML_HOSTED = "https://api.clear.ml"
 
 
@@ -95,57 +92,6 @@ def etcd_tls(places: SecretPlaces) -> dict[str, str]:
             "key": places.reference("etcd-key"),
         }
     return {"ca": f"{FOLDER}/ca.pem", "cert": f"{FOLDER}/client.pem", "key": f"{FOLDER}/client.key"}
-
-
-def secrets_to_store(config: Mapping[str, Any], around: Surroundings) -> list[str]:
-    """What must be put where before a node can start, a line each."""
-    places, region = around.places, str(config["aws"]["region"])
-    lines = [f"ClearML's access key: {places.how_to_store('clearml-access-key', region)}"]
-    lines.append(f"ClearML's secret key: {places.how_to_store('clearml-secret-key', region)}")
-    if around.etcd_login is EtcdLogin.PASSWORD:
-        lines.append(f"etcd's password: {places.how_to_store('etcd-password', region)}")
-    elif around.etcd_login is EtcdLogin.CERTIFICATE and places.in_aws:
-        for name, file in (("etcd-ca", "ca.pem"), ("etcd-cert", "client.pem"), ("etcd-key", "client.key")):
-            made = f"{CERTIFICATES}/clients/scaler/{file}"
-            lines.append(
-                f"etcd's {file}, made by `etcd certs ./{CERTIFICATES}`: {places.how_to_store(name, region, made)}"
-            )
-    elif around.etcd_login is EtcdLogin.CERTIFICATE:
-        lines.append(f"etcd's certificates: copy clients/scaler of `etcd certs` to {FOLDER} of every node's image")
-    if any("git" in pool for pool in config["pools"]):
-        lines.append(f"git's password or token: {places.how_to_store('git-password', region)}")
-    return lines
-
-
-def etcd_certificates(around: Surroundings) -> str | None:
-    """The command that makes etcd's certificates; ``None`` where nodes use none."""
-    if around.etcd_login is not EtcdLogin.CERTIFICATE:
-        return None
-    hosts = dict.fromkeys(endpoint.rpartition("://")[2].rpartition(":")[0].strip("[]") for endpoint in around.etcd)
-    members = " ".join(f"--member etcd-{number}={host}" for number, host in enumerate(hosts, start=1))
-    return f"scaler-sidecar etcd certs ./{CERTIFICATES} {members}"
-
-
-def next_steps(file: str, around: Surroundings) -> list[str]:
-    """From a written configuration to a node that is up, a command each."""
-    look = f"scaler-sidecar status --config {file} --watch"
-    push = f"scaler-sidecar config push {file}"
-    if not around.stack:
-        return [
-            push,
-            f"scaler-sidecar run --standby --config {file}   # on a machine that is always up: it leads",
-            look,
-        ]
-    start = f"scaler-sidecar bootstrap first {file}   # the first instance, followed until it is up; it leads"
-    if around.zero == ZeroMode.PROBE.value:
-        start += f". Or only a probe, which looks for tasks: scaler-sidecar wake {file}"
-    return [
-        f"scaler-sidecar bootstrap plan {file}   # what it would set up in your account",
-        f"scaler-sidecar bootstrap apply {file}",
-        push,
-        start,
-        look,
-    ]
 
 
 def clearml_hosts(api: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from scaler_plugin.config.load import load_file
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess
+
+from ..waiting import PATIENCE_S, STARTING_S
 
 pytestmark = pytest.mark.real
 
@@ -59,6 +62,26 @@ def test_without_a_terminal_options_and_defaults_are_enough(tmp_path: Path) -> N
         "aws ssm put-parameter --region eu-central-1 --type SecureString --name /scaler-sidecar/clearml/clearml-secret-key"
         in done.stdout
     )
+
+
+def test_every_command_of_the_next_steps_is_a_line_of_its_own_and_one_that_a_shell_takes(tmp_path: Path) -> None:
+    """On a terminal of 60 columns, too: nothing breaks a command."""
+    done = init(tmp_path, *LEAST, "--zero", "standby", "my scaler.yaml", COLUMNS="60", FORCE_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    commands = [
+        shlex.split(line)
+        for line in done.stdout.partition("Secrets to store")[2].splitlines()
+        if line.startswith(("  scaler-sidecar", "  aws"))
+    ]
+    assert [words[1:3] for words in commands if words[0] == "aws"] == [["ssm", "put-parameter"]] * 5
+    assert [words[1:] for words in commands if words[0] == "scaler-sidecar"] == [
+        ["bootstrap", "plan", "my scaler.yaml"],
+        ["bootstrap", "apply", "my scaler.yaml"],
+        ["config", "push", "my scaler.yaml"],
+        ["run", "--standby", "--config", "my scaler.yaml"],
+        ["status", "--config", "my scaler.yaml", "--watch"],
+    ]
 
 
 def test_a_file_that_exists_is_replaced_only_when_told(tmp_path: Path) -> None:
@@ -200,7 +223,7 @@ def test_queues_that_clearml_has_are_told_from_those_to_come(tmp_path: Path, clo
         f"{cloud['CLEARML_API_HOST']}/queues.create",
         json={"name": "there-already"},
         auth=(cloud["CLEARML_API_ACCESS_KEY"], cloud["CLEARML_API_SECRET_KEY"]),
-        timeout=10,
+        timeout=PATIENCE_S,
     ).raise_for_status()
     done = init(tmp_path, "--yes", "--ami", DEMO_IMAGE_ID, "--queues", "there-already, yet-to-come", **cloud)
     assert "✓ queues: there-already exists; yet-to-come does not exist and will be created." in done.stdout
@@ -224,7 +247,7 @@ class Terminal:
         os.close(theirs)
         self.seen = ""
 
-    def reads(self, text: str, within_s: float = 60.0) -> str:
+    def reads(self, text: str, within_s: float = STARTING_S) -> str:
         """Wait until the text stands on the screen, and return what came since the last time."""
         deadline, new = time.monotonic() + within_s, ""
         while text not in new:
@@ -280,7 +303,7 @@ def test_a_person_is_asked_little_and_a_mistake_is_asked_again(tmp_path: Path, c
             terminal.reads(question)
             terminal.types("")
         terminal.reads("config push scaler.yaml")
-        assert terminal.process.wait(30) == 0
+        assert terminal.process.wait(PATIENCE_S) == 0
     finally:
         terminal.close()
     (pool,) = load_file(tmp_path / "scaler.yaml").pools
@@ -294,7 +317,7 @@ def test_an_interrupted_wizard_leaves_nothing(tmp_path: Path, cloud: dict[str, s
     try:
         terminal.reads("A name for the cluster")
         terminal.types("\x04")  # the end of the input
-        assert terminal.process.wait(30) != 0
+        assert terminal.process.wait(PATIENCE_S) != 0
     finally:
         terminal.close()
     assert "Traceback" not in terminal.seen

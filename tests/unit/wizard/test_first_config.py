@@ -13,10 +13,11 @@ from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.errors import ConfigError
 from scaler_plugin.wizard.checks import Checks, State, Verdict
 from scaler_plugin.wizard.commented import commented_yaml
-from scaler_plugin.wizard.first_config import clearml_hosts, etcd_certificates, next_steps, secrets_to_store
+from scaler_plugin.wizard.first_config import clearml_hosts
 from scaler_plugin.wizard.interview import Interview
 from scaler_plugin.wizard.questions import Given, Known, ask_config
 from scaler_plugin.wizard.secret_places import SecretPlaces
+from scaler_plugin.wizard.what_is_next import etcd_certificates, next_steps, secrets_to_store
 
 LEAST = Given(region="eu-central-1", ami="ami-0a1b2c3d", etcd="10.0.0.5:2379")
 
@@ -45,7 +46,9 @@ def test_every_place_for_secrets_and_every_login_gives_a_valid_configuration(sou
     loaded = parse_yaml(commented_yaml(config))
     assert (loaded.etcd.tls is not None) == (login == "certificate")
     assert (loaded.etcd.password is not None) == (login == "password")
-    told = "\n".join(secrets_to_store(config, around))
+    steps = secrets_to_store(config, around)
+    told = "\n".join(step.text for step in steps)
+    assert all(bool(step.command) == (source in ("ssm", "secretsmanager")) for step in steps)
     assert "git's password" in told
     assert ("etcd" in told) == (login != "nothing")
 
@@ -120,23 +123,23 @@ def test_a_command_that_stores_a_secret_never_has_it_as_an_argument() -> None:
         assert "--value file://" in told or "--secret-string file://" in told or not told.startswith("aws")
 
 
+STATUS = "status --config my.yaml --watch"
+STACK = ["bootstrap plan my.yaml", "bootstrap apply my.yaml", "config push my.yaml"]
+STANDBY = "run --standby --config my.yaml"
+
+
 @pytest.mark.parametrize(
     ("more", "commands"),
     [
-        (
-            {},
-            ["bootstrap plan", "bootstrap apply", "config push", "bootstrap first", "status --config my.yaml --watch"],
-        ),
-        ({"stack": False}, ["config push", "run --standby --config my.yaml", "status --config my.yaml --watch"]),
+        ({}, [*STACK, "bootstrap first my.yaml", "wake my.yaml", STATUS]),
+        ({"zero": "keep_one"}, [*STACK, "bootstrap first my.yaml", STATUS]),
+        ({"zero": "standby"}, [*STACK, STANDBY, STATUS]),
+        ({"stack": False}, ["config push my.yaml", STANDBY, STATUS]),
     ],
 )
 def test_what_comes_next_leads_to_a_node_that_is_up(more: dict[str, Any], commands: list[str]) -> None:
     _, around = asked(Given(**{**vars(LEAST), **more}))
-    steps = next_steps("my.yaml", around)
-    assert len(steps) == len(commands)
-    for step, command in zip(steps, commands, strict=True):
-        assert step.startswith(f"scaler-sidecar {command}")
-    assert ("wake my.yaml" in "".join(steps)) == (around.zero == "probe")
+    assert [step.command for step in next_steps("my.yaml", around)] == [f"scaler-sidecar {one}" for one in commands]
 
 
 def test_the_certificates_of_the_members_that_were_named_come_first() -> None:
