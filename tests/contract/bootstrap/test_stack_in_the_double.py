@@ -129,9 +129,12 @@ def test_apply_makes_the_stack_and_a_second_apply_changes_nothing(file: str) -> 
     first = run("bootstrap", "apply", file)
     assert "The stack research-stack is ready." in first
     assert "NodeSecurityGroup: sg-" in first
+    assert "--protocol tcp --port 2379 --source-group sg-" in first, "the way to etcd"
     names = {t["LaunchTemplateName"] for t in client("ec2").describe_launch_templates()["LaunchTemplates"]}
     assert names == {"research-stack-cpu", "research-stack-gpu"}
-    assert "was ready already" in run("bootstrap", "apply", file)
+    again = run("bootstrap", "apply", file)
+    assert "was ready already" in again
+    assert "--source-group" not in again
     assert "nothing to change" in run("bootstrap", "plan", file)
 
 
