@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from .baking import HOLD
 from .source_image import SourceImage
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -65,6 +67,18 @@ def test_docker_settings_that_cannot_be_read_end_the_bake_with_a_sentence(source
     assert done.returncode == 1
     assert done.stderr.startswith(
         f"scaler-sidecar: {DAEMON_JSON} of this image can't be read, and docker would not start"
+    )
+
+
+def test_what_holds_the_package_manager_for_too_long_is_named(source: SourceImage) -> None:
+    source.write("/hold", HOLD + " sleep")
+    source.add_program("sleep", "#!/bin/sh\n")
+    done = source.sh(
+        "perl /hold /var/lib/dpkg/lock &\nuntil lslocks | grep -q perl; do :; done\n" + STEP % "no_upgrades"
+    )
+    assert done.returncode == 1
+    assert re.search(
+        r"Something else has been installing packages for 5 minutes: perl +\d+ /var/lib/dpkg/lock\n", done.stderr
     )
 
 
