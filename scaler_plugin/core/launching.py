@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from scaler_plugin.core.model import Attempt, Instance, InstanceId, Launch, LaunchId, LaunchRequest
 from scaler_plugin.core.observation import Cooldown, Observation
+from scaler_plugin.core.offerings import after_answers
 
 #: First pause of a pool after a launch of which every candidate was refused, and the longest one. Capacity comes back in
 #: minutes (Karpenter's cache of unavailable offerings keeps 3 minutes); a wrong AMI or missing right needs a person.
@@ -77,11 +78,24 @@ def is_complete(launch: Launch) -> bool:
 
 
 def cooldown_after(pool_cooldown: Cooldown | None, launch: Launch, error: str, now: float) -> Cooldown:
-    """The pool's pause after a launch failed for good: doubled with each failure in a row."""
+    """The pool's pause after a launch failed for good, at its open attempt: doubled with each failure in a row."""
     failures = pool_cooldown.failures + 1 if pool_cooldown else 1
     # The exponent is capped as well: after a week of failures 2**n would overflow a float.
     pause = min(COOLDOWN_LONGEST_S, COOLDOWN_FIRST_S * 2.0 ** min(failures - 1, 10))
-    return Cooldown(launch.pool, failures, now + pause, error)
+    refused_before = pool_cooldown.offerings if pool_cooldown else ()
+    return Cooldown(
+        launch.pool,
+        failures,
+        now + pause,
+        error,
+        after_answers(refused_before, _answered(launch, now, error=error), now),
+    )
+
+
+def cooldown_after_success(pool_cooldown: Cooldown | None, launch: Launch, now: float) -> Cooldown | None:
+    """What is left of it when a launch has succeeded: the offerings that were refused, if there are any."""
+    offerings = after_answers(pool_cooldown.offerings if pool_cooldown else (), launch, now)
+    return Cooldown(launch.pool, 0, now, "", offerings) if offerings else None
 
 
 def _with_next_attempt(launch: Launch, now: float) -> Launch:

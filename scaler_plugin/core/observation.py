@@ -13,19 +13,22 @@ from functools import cached_property
 
 from scaler_plugin.core.breaker import StartRecord
 from scaler_plugin.core.model import Backlog, Instance, InstanceId, Launch, LaunchId, Node, PoolName, QueueName
+from scaler_plugin.core.offerings import RefusedOffering
 
 
 @dataclass(frozen=True)
 class Cooldown:
     """A pool whose launches failed is left alone until ``until``; stored in etcd so that it outlives the leader.
 
-    ``what`` is the last error's sentence.
+    ``what`` is the last error's sentence. ``offerings`` were refused lately, also by launches that succeeded with another; where
+    only such are known, ``failures`` is 0 and ``until`` is past.
     """
 
     pool: PoolName
     failures: int
     until: float
     what: str
+    offerings: tuple[RefusedOffering, ...] = ()
 
 
 @dataclass(frozen=True)

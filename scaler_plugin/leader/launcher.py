@@ -8,7 +8,6 @@ up in the end (:mod:`scaler_plugin.leader.unsettled`). A pass takes about one TT
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 
 import structlog
@@ -17,9 +16,17 @@ from scaler_plugin.coordination.cooldowns import clear_cooldown, put_cooldown
 from scaler_plugin.coordination.election import RENEWALS_PER_TTL, Election
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.launch_book import LaunchBook
-from scaler_plugin.core.launching import cooldown_after, found_by_tag, new_launch, refused, succeeded
-from scaler_plugin.core.model import Instance, Launch, LaunchId
+from scaler_plugin.core.launching import (
+    cooldown_after,
+    cooldown_after_success,
+    found_by_tag,
+    new_launch,
+    refused,
+    succeeded,
+)
+from scaler_plugin.core.model import Instance, Launch, LaunchId, PoolName
 from scaler_plugin.core.observation import Cooldown, Observation
+from scaler_plugin.core.offerings import in_order_of_hope
 from scaler_plugin.core.planning import LaunchDecision
 from scaler_plugin.core.ports import Clock, Fleet
 from scaler_plugin.errors import CloudFailed, CloudRefused, CloudUnavailable, ConfigError, NotLeader
@@ -86,25 +93,27 @@ class Launcher:
         self._ec2 = ec2
         self._launching = launching
         self._unsettled = Unsettled(clock, problems, rng)
+        self._cooldowns: dict[PoolName, Cooldown] = {}
         self._deadline = 0.0
         self._led_in = 0  # the term of the last pass
         self._uncalled: set[str] = set()  # tokens of open attempts of this term that nobody has called with
         self._sequence = 0
 
-    def begin_pass(self, launches: Sequence[Launch]) -> tuple[list[Launch], list[Launch]]:
+    def begin_pass(self, observation: Observation) -> tuple[list[Launch], list[Launch]]:
         """Which records to resolve before anything new is launched, and which after: those that tell nothing time after time."""
         self._deadline = self._clock.monotonic() + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
         if (term := self._term()) != self._led_in:
             # Another leader may have made any call meanwhile.
             self._led_in, self._uncalled = term, set()
             self._unsettled.forget()
-        self._unsettled.keep_only(launches)
-        unresolved = [launch for launch in launches if launch.open_attempt is not None]
+        self._cooldowns = {cooldown.pool: cooldown for cooldown in observation.cooldowns}
+        self._unsettled.keep_only(observation.launches)
+        unresolved = [launch for launch in observation.launches if launch.open_attempt is not None]
         first = [launch for launch in unresolved if not self._unsettled.failures(launch)]
         last = [launch for launch in unresolved if self._unsettled.failures(launch)]
         return first, sorted(last, key=self._unsettled.failures)
 
-    def start(self, decision: LaunchDecision, settings: LeaderSettings, observation: Observation) -> None:
+    def start(self, decision: LaunchDecision, settings: LeaderSettings) -> None:
         """Write the record of a new launch, then make its first call."""
         pool = settings.policy.pool(decision.pool)
         if pool is None or self._launching.resting() or self._unsettled.rests(pool.name) or self._out_of_time():
@@ -115,20 +124,21 @@ class Launcher:
         except ConfigError as error:
             self._problems.report(f"pool {pool.name}", str(error), "Correct the configuration and push it again.")
             return
+        known = self._cooldowns.get(pool.name)
         launch = new_launch(
             launch_id,
             decision.count,
             pool.slots_per_node,
             self._term(),
             decision.reason,
-            candidates,
+            in_order_of_hope(candidates, known.offerings if known else (), self._clock.now()),
             self._clock.now(),
         )
         self._put_uncalled(launch)
         log.info("launch_decided", launch=launch_id, pool=decision.pool, count=decision.count, reason=decision.reason)
-        self._call(launch, observation)
+        self._call(launch)
 
-    def resolve(self, launch: Launch, observation: Observation) -> None:
+    def resolve(self, launch: Launch) -> None:
         """Find out what became of an open attempt, of this leader or one before it, and finish it."""
         if self._out_of_time():
             return
@@ -143,14 +153,14 @@ class Launcher:
         if found is None:
             return
         if len(found) >= launch.count or (is_over and found):
-            self._succeeded(found_by_tag(launch, found, self._clock.now()), observation)
+            self._succeeded(found_by_tag(launch, found, self._clock.now()))
         elif is_over:
-            self._give_up(launch, observation)
+            self._give_up(launch)
         else:
             # Nothing or not everything is listed yet. The same call with the same token tells, and starts nothing twice.
-            self._call(launch, observation, found)
+            self._call(launch, found)
 
-    def _call(self, launch: Launch, observation: Observation, found: tuple[Instance, ...] = ()) -> None:
+    def _call(self, launch: Launch, found: tuple[Instance, ...] = ()) -> None:
         """Make the open attempt's call, and those of the candidates after it as long as EC2 refuses them and there is time."""
         record: Launch | None = launch
         while record is not None and (attempt := record.open_attempt) is not None:
@@ -169,7 +179,7 @@ class Launcher:
             except CloudRefused as error:
                 self._launching.answered()
                 if found and error.code not in NOT_ABOUT_THE_TOKEN:
-                    self._succeeded(found_by_tag(record, found, self._clock.now()), observation)
+                    self._succeeded(found_by_tag(record, found, self._clock.now()))
                     return
                 if error.code == TOKEN_USED_UP:
                     self._used_up(record, error)
@@ -177,10 +187,10 @@ class Launcher:
                 if error.code == TOKEN_ALREADY_USED or (repeated and error.code in NOT_ABOUT_THE_TOKEN):
                     self._unsettled.failed(record, attempt, error)
                     return
-                record = self._refused(record, error, observation)
+                record = self._refused(record, error)
             else:
                 self._launching.answered()
-                self._succeeded(succeeded(record, instance_ids, self._clock.now()), observation)
+                self._succeeded(succeeded(record, instance_ids, self._clock.now()))
                 return
 
     def _used_up(self, record: Launch, error: CloudRefused) -> None:
@@ -191,10 +201,10 @@ class Launcher:
             "launch_given_up", record.pool, f"The instances of launch {record.launch_id} have come and gone: {error}"
         )
 
-    def _give_up(self, record: Launch, observation: Observation) -> None:
+    def _give_up(self, record: Launch) -> None:
         """Nothing of it is listed after so long: it has started nothing, and what it promised is planned anew."""
         error = self._unsettled.error(record)
-        self._pause(record, error, observation)
+        self._pause(record, error)
         log.warning("launch_given_up", launch=record.launch_id, pool=record.pool, error=error)
         self._journal.record(
             "launch_given_up",
@@ -202,10 +212,10 @@ class Launcher:
             f"Launch {record.launch_id} is given up: EC2 lists no instance of it after {LOST_AFTER_S / 60:.0f} minutes. {error}",
         )
 
-    def _succeeded(self, record: Launch, observation: Observation) -> None:
+    def _succeeded(self, record: Launch) -> None:
         self._book.put(self._election, record)
-        if any(cooldown.pool == record.pool for cooldown in observation.cooldowns):
-            clear_cooldown(self._election, self._keys, record.pool)
+        known = self._cooldowns.get(record.pool)
+        self._put_cooldown(record.pool, cooldown_after_success(known, record, self._clock.now()))
         ids = ", ".join(record.instance_ids)
         log.info("launched", launch=record.launch_id, pool=record.pool, instances=record.instance_ids)
         self._journal.record(
@@ -214,26 +224,33 @@ class Launcher:
             f"Launched {len(record.instance_ids)} for pool {record.pool} ({record.reason}): {ids}.",
         )
 
-    def _refused(self, record: Launch, error: CloudRefused, observation: Observation) -> Launch | None:
+    def _refused(self, record: Launch, error: CloudRefused) -> Launch | None:
         after = refused(record, str(error), self._clock.now())
         if after is not None:
             self._put_uncalled(after)
             log.info("candidate_refused", launch=record.launch_id, pool=record.pool, error=str(error))
             return after
-        cooldown = self._pause(record, str(error), observation)
+        cooldown = self._pause(record, str(error))
         log.warning(
             "launch_refused", launch=record.launch_id, pool=record.pool, error=str(error), failures=cooldown.failures
         )
         self._journal.record("launch_refused", record.pool, f"Launching for pool {record.pool} failed: {error}")
         return None
 
-    def _pause(self, record: Launch, error: str, observation: Observation) -> Cooldown:
+    def _pause(self, record: Launch, error: str) -> Cooldown:
         """Let the pool pause, then remove the record."""
-        known = next((c for c in observation.cooldowns if c.pool == record.pool), None)
-        cooldown = cooldown_after(known, record, error, self._clock.now())
-        put_cooldown(self._election, self._keys, cooldown)
+        cooldown = cooldown_after(self._cooldowns.get(record.pool), record, error, self._clock.now())
+        self._put_cooldown(record.pool, cooldown)
         self._book.delete(self._election, record.launch_id)
         return cooldown
+
+    def _put_cooldown(self, pool: PoolName, cooldown: Cooldown | None) -> None:
+        known = self._cooldowns.pop(pool, None)
+        if cooldown is not None:
+            self._cooldowns[pool] = cooldown
+            put_cooldown(self._election, self._keys, cooldown)
+        elif known is not None:
+            clear_cooldown(self._election, self._keys, pool)
 
     def _put_uncalled(self, record: Launch) -> None:
         """Write the record with an attempt that has just been opened; nobody can have called with its token yet."""

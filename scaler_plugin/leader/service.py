@@ -77,8 +77,8 @@ class Leader:
             self._clearml,
             terminating,
         )
-        self._legacy = LegacyOfNodes(store, keys, election, server, clock, journal, self._clearml)
-        self._rescuer = Rescuer(election, server, clock, self._problems, journal, self._clearml)
+        self._legacy = LegacyOfNodes(store, keys, election, server, clock, self._problems, journal, self._clearml)
+        self._rescuer = Rescuer(store, keys, election, server, clock, self._problems, journal, self._clearml)
         self._published: View | None = None
         self._rivals = 0
         self._remains: Remains | None = None
@@ -128,15 +128,15 @@ class Leader:
     def _act(self, observation: Observation, plan: LaunchPlan, settings: LeaderSettings) -> None:
         # Records first: what an earlier leader began is finished before anything new is promised. Except those whose call has
         # told nothing the last time, either: nobody else waits for them.
-        first, last = self._launcher.begin_pass(observation.launches)
+        first, last = self._launcher.begin_pass(observation)
         for launch in first:
-            self._launcher.resolve(launch, observation)
+            self._launcher.resolve(launch)
             self._observer.expect_change()
         for decision in plan.launches:
-            self._launcher.start(decision, settings, observation)
+            self._launcher.start(decision, settings)
             self._observer.expect_change()
         for launch in last:
-            self._launcher.resolve(launch, observation)
+            self._launcher.resolve(launch)
         if self._janitor.tidy(observation, settings.policy):
             self._observer.expect_change()
 

@@ -6,6 +6,7 @@ import pytest
 
 from scaler_plugin.cloud.memory_faults import Failure, Shortage
 from scaler_plugin.core.model import InstanceState, PoolName, QueueName
+from scaler_plugin.core.offerings import FIRST_REST_S
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import CloudRefused, NotLeader, StoreUnavailable
 from scaler_plugin.leader.unsettled import LOST_AFTER_S
@@ -134,6 +135,41 @@ def test_when_ec2_has_no_room_for_a_type_the_next_one_is_tried_in_the_same_pass(
     (launch,) = cluster.launches
     assert [attempt.error is None for attempt in launch.attempts] == [False, False, True]
     assert len({attempt.token for attempt in launch.attempts}) == 3
+
+
+def test_a_type_that_was_refused_is_tried_last_for_a_while_also_by_the_next_leader(cluster: Cluster) -> None:
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 10), types=("a", "b", "c"))
+    cluster.fleet.faults.shortages = [Shortage("a"), Shortage("b")]
+    first, second = cluster.seat(), cluster.seat()
+    cluster.enqueue(1)
+    first.lead()
+    assert first.fleet.calls["run_instances"] == 3
+    cluster.enqueue(1)
+    first.lead()
+    assert first.fleet.calls["run_instances"] == 4, "a and b were refused a moment ago"
+    first.election.resign()
+    cluster.enqueue(1)
+    second.lead()
+    assert second.fleet.calls["run_instances"] == 1
+    assert [instance.instance_type for instance in cluster.living] == ["c", "c", "c"]
+    assert "pool cpu" not in cluster.problems(), "nothing failed"
+    cluster.fleet.faults.shortages = []
+    cluster.passes(second, FIRST_REST_S)
+    cluster.enqueue(1)
+    cluster.passes(second, POLL_S)
+    assert [instance.instance_type for instance in cluster.living][-1] == "a", "the preferred one, as it has room again"
+
+
+def test_a_refused_type_is_tried_all_the_same_when_the_others_are_refused_too(cluster: Cluster) -> None:
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 10), types=("a", "b"))
+    cluster.fleet.faults.shortages = [Shortage("a")]
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    seat.lead()
+    cluster.fleet.faults.shortages = [Shortage("b")]
+    cluster.enqueue(1)
+    seat.lead()
+    assert [instance.instance_type for instance in cluster.living] == ["b", "a"]
 
 
 def test_when_no_type_is_left_the_pool_pauses_longer_each_time_and_the_next_leader_pauses_too(cluster: Cluster) -> None:

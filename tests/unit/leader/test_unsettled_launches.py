@@ -114,6 +114,21 @@ def test_it_is_given_up_after_a_time_and_the_pool_pauses_and_goes_on_when_ec2_do
     assert launched_for(cluster, SICK) == 2
 
 
+def test_after_it_is_given_up_another_type_is_tried_first(cluster: Cluster) -> None:
+    cluster.set_policy(PoolPolicy(PoolName("cpu"), (QueueName("cpu-tasks"),), 10), types=("a", "b"))
+    seat = cluster.seat()
+
+    def act(run: Run, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
+        if request.instance_type == "a":
+            raise FAILED
+        return run(request, token)
+
+    intercept(cluster, act)
+    cluster.enqueue(1)
+    cluster.passes(seat, GIVEN_UP_WITHIN_S + 60)
+    assert [instance.instance_type for instance in cluster.living] == ["b"]
+
+
 def test_a_refusal_that_lasts_is_the_answer_to_the_next_launch(cluster: Cluster) -> None:
     two_pools(cluster)
     seat = cluster.seat()
