@@ -25,7 +25,7 @@ CEILINGS = {
     "etcd-backup.service": 2.6,
     "scaler-deadman.service": 3.0,
     "scaler-firewall.service": 2.7,
-    "scaler-sidecar.service": 3.4,
+    "scaler-sidecar.service": 3.8,
     "scaler-bootstrap.service": 10.0,  # runs the pool's init script, which is root's on purpose
 }
 
