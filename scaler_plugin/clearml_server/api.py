@@ -19,7 +19,17 @@ from scaler_plugin.clearml_server.answers import backlog_of, listed, worker_of
 from scaler_plugin.clearml_server.credentials import Credentials
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
 from scaler_plugin.clearml_server.task_calls import PAGE_SIZE, TaskCalls
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskInHand, WorkerId
+from scaler_plugin.core.model import (
+    Backlog,
+    ClearmlWorker,
+    QueueName,
+    ServerTask,
+    TaskId,
+    TaskInHand,
+    TaskPage,
+    TaskStatus,
+    WorkerId,
+)
 from scaler_plugin.errors import TaskServerRefused
 
 if TYPE_CHECKING:
@@ -53,13 +63,13 @@ class ClearmlServer:
         self._credentials = Credentials(api_host, access_key, secret_key, credentials_source)
         self._timeout_s = timeout_s
         self._session: DaemonSession | None = None
-        #: From the last time that the backlogs were read: the ids of the queues asked for, ``None`` where there was none.
+        #: From the last time that each queue was asked for: its id, ``None`` where there was none.
         self._queue_ids: dict[QueueName, str | None] = {}
 
     def backlogs(self, queues: Sequence[QueueName]) -> Mapping[QueueName, Backlog]:
         """One request for up to 500 queues. ``entries`` come in the queue's order, the next task to be pulled first."""
         documents = self._queues_named(queues, _BACKLOG_FIELDS)
-        self._queue_ids = {name: documents[name].get("id") if name in documents else None for name in queues}
+        self._queue_ids.update((name, documents[name].get("id") if name in documents else None) for name in queues)
         return {name: backlog_of(document) for name, document in documents.items()}
 
     def create_queue(self, queue: QueueName) -> None:
@@ -70,12 +80,15 @@ class ClearmlServer:
                 raise
 
     def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
-        """One request for 500 tasks; one more when the queues are others than those whose backlogs were read last."""
-        if not self._queue_ids.keys() >= set(queues):
-            documents = self._queues_named(queues, ("id", "name"))
-            self._queue_ids = {name: documents[name]["id"] if name in documents else None for name in queues}
-        names = {identifier: name for name in queues if (identifier := self._queue_ids[name]) is not None}
-        return TaskCalls(self._call, self._queues_named).open_in(names)
+        """One request for 500 tasks; one more when there is a queue whose backlog was never read."""
+        return TaskCalls(self._call, self._queues_named).open_in(self._names_by_id(queues))
+
+    def open_tasks_page(self, queues: Sequence[QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
+        """As :meth:`open_tasks`, of which it is a part: one request, or two."""
+        return TaskCalls(self._call, self._queues_named).page_of(self._names_by_id(queues), statuses, page)
+
+    def still_open(self, queues: Sequence[QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
+        return TaskCalls(self._call, self._queues_named).among(self._names_by_id(queues), task_ids[:PAGE_SIZE])
 
     def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
         """Five requests: the queue, the task, the count, the move, and to the head."""
@@ -100,6 +113,12 @@ class ClearmlServer:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _names_by_id(self, queues: Sequence[QueueName]) -> Mapping[str, QueueName]:
+        if not self._queue_ids.keys() >= set(queues):
+            documents = self._queues_named(queues, ("id", "name"))
+            self._queue_ids.update((name, documents[name]["id"] if name in documents else None) for name in queues)
+        return {identifier: name for name in queues if (identifier := self._queue_ids[name]) is not None}
 
     def _queues_named(self, queues: Sequence[QueueName], fields: Sequence[str]) -> dict[QueueName, Mapping[str, Any]]:
         """These fields (``name`` among them) of the queues of these names, as far as they exist."""

@@ -29,6 +29,7 @@ from scaler_plugin.core.model import (
     ServerTask,
     TaskId,
     TaskInHand,
+    TaskPage,
     TaskStatus,
     WorkerId,
 )
@@ -42,6 +43,8 @@ SILENT_TASK_S = 7200.0
 #: … at the next of the watchdog's rounds, which the real server makes this often.
 WATCHDOG_ROUND_S = 900.0
 MIN_QUEUE_NAME = 3
+#: Most tasks of one answer.
+PAGE_SIZE = 500
 
 PEOPLE = "people"
 SERVER = "__apiserver__"
@@ -98,6 +101,7 @@ class MemoryTaskServer:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.page_size = PAGE_SIZE
         self._queues: dict[QueueName, _Queue] = {}
         self._tasks: dict[TaskId, MemoryTask] = {}
         self._open: dict[TaskId, None] = {}  # queued or in progress
@@ -121,6 +125,20 @@ class MemoryTaskServer:
     def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
         wanted = frozenset(queues)
         return tuple(self._tasks[task_id].shown() for task_id in self._open if self._tasks[task_id].queue in wanted)
+
+    def open_tasks_page(self, queues: Sequence[QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
+        found = [task for task in self.open_tasks(queues) if task.status in statuses]
+        found.sort(key=lambda task: (self._tasks[task.task_id].created_at, task.task_id), reverse=True)
+        part = found[page * self.page_size :][: self.page_size]
+        return TaskPage(tuple(part), last=len(part) < self.page_size)
+
+    def still_open(self, queues: Sequence[QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
+        wanted = frozenset(queues)
+        return tuple(
+            self._tasks[task_id].shown()
+            for task_id in dict.fromkeys(task_ids[:PAGE_SIZE])
+            if task_id in self._open and self._tasks[task_id].queue in wanted
+        )
 
     def requeue(self, task: ServerTask, queue: QueueName, reason: str, *, by: str = PEOPLE) -> bool:
         return put_back(MemorySteps(self, by), task, queue, reason, self.clock.monotonic)

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, TypeVar
 from scaler_plugin.clearml_server.memory_steps import MemorySteps
 from scaler_plugin.clearml_server.memory_task import MemoryTask
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
-from scaler_plugin.core.model import Backlog, ClearmlWorker, QueueName, ServerTask, TaskId, TaskInHand, WorkerId
+from scaler_plugin.core.model import (
+    Backlog,
+    ClearmlWorker,
+    QueueName,
+    ServerTask,
+    TaskId,
+    TaskInHand,
+    TaskPage,
+    TaskStatus,
+    WorkerId,
+)
 from scaler_plugin.errors import TaskServerRefused, TaskServerUnavailable
 
 if TYPE_CHECKING:
@@ -53,6 +63,12 @@ class MemoryTaskClient:
 
     def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
         return self._call(lambda: self._server.open_tasks(queues))
+
+    def open_tasks_page(self, queues: Sequence[QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
+        return self._call(lambda: self._server.open_tasks_page(queues, statuses, page))
+
+    def still_open(self, queues: Sequence[QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
+        return self._call(lambda: self._server.still_open(queues, task_ids))
 
     def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
         """Several calls, as with the real adapter: a fault or a pause may fall between any two of them."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scaler_plugin.clearml_server.answers import TASK_FIELDS, listed, task_in_hand, task_of
 from scaler_plugin.clearml_server.putting_back import STATUS_REASON, Seen
 from scaler_plugin.clearml_server.requeue_count import with_requeues
-from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskInHand, TaskStatus
+from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskInHand, TaskPage, TaskStatus
 
 #: The server's own limit (``max_page_size`` of apiserver): it never lists more in one answer.
 PAGE_SIZE = 500
+OPEN = (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
 
 Call = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 QueuesNamed = Callable[[Sequence[QueueName], Sequence[str]], Mapping[QueueName, Mapping[str, Any]]]
@@ -28,24 +28,38 @@ class TaskCalls:
 
     def open_in(self, names: Mapping[str, QueueName]) -> tuple[ServerTask, ...]:
         """The tasks queued or in progress whose ``execution.queue`` is one of these ids."""
+        found: dict[TaskId, ServerTask] = {}
+        last, number = False, 0
+        while not last:
+            page = self.page_of(names, OPEN, number)
+            before = len(found)
+            found.update({task.task_id: task for task in page.tasks})
+            last, number = page.last or len(found) == before, number + 1
+        return tuple(found.values())
+
+    def page_of(self, names: Mapping[str, QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
+        tasks = self._listed(names, {"status": [status.value for status in statuses], "page": page})
+        return TaskPage(_understood(tasks, names), last=len(tasks) < PAGE_SIZE)
+
+    def among(self, names: Mapping[str, QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
+        if not task_ids:
+            return ()  # as with the queues: an empty filter is none
+        request = {"id": list(task_ids), "status": [status.value for status in OPEN], "page": 0}
+        return _understood(self._listed(names, request), names)
+
+    def _listed(self, names: Mapping[str, QueueName], request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         if not names:
             return ()  # an empty filter is none: the server would list the tasks of all queues
-        request = {
-            "status": [TaskStatus.QUEUED.value, TaskStatus.IN_PROGRESS.value],
+        always = {
             "execution.queue": list(names),
             "only_fields": list(TASK_FIELDS),
-            "order_by": ["created"],  # so that pages do not depend on what happens to the tasks
+            # Pages do not depend on what happens to the tasks. The oldest, which go first, are on the last pages: their end moves
+            # no task that was not read yet, and a new one only puts others onto the next page.
+            "order_by": ["-created"],
             "search_hidden": True,  # pipelines and data sets are hidden otherwise
             "page_size": PAGE_SIZE,
         }
-        found: dict[TaskId, ServerTask] = {}
-        for page in itertools.count():
-            tasks = listed(self._call("tasks.get_all", {**request, "page": page}), "tasks")
-            before = len(found)
-            found.update({seen.task.task_id: seen.task for task in tasks if (seen := task_of(task, names)) is not None})
-            if len(tasks) < PAGE_SIZE or len(found) == before:
-                break
-        return tuple(found.values())
+        return listed(self._call("tasks.get_all", {**always, **request}), "tasks")
 
     def look(self, task_id: TaskId) -> Seen | None:
         request = {"id": [task_id], "only_fields": list(TASK_FIELDS), "search_hidden": True}
@@ -99,3 +113,7 @@ class TaskCalls:
     def fail_with(self, task_id: TaskId, message: str) -> None:
         why = {"status_reason": STATUS_REASON, "status_message": message}
         self._call("tasks.failed", {"task": task_id, **why, "force": True})
+
+
+def _understood(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, QueueName]) -> tuple[ServerTask, ...]:
+    return tuple(seen.task for task in tasks if (seen := task_of(task, names)) is not None)

@@ -80,6 +80,11 @@ class Keys:
         return f"{self.starts}{pool}"
 
     @property
+    def former_queues(self) -> str:
+        """Queues that no pool serves any more, but nodes that run yet."""
+        return f"{self.root}former-queues"
+
+    @property
     def events(self) -> str:
         return f"{self.root}events/"
 

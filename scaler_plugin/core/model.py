@@ -331,6 +331,14 @@ class ServerTask:
 
 
 @dataclass(frozen=True)
+class TaskPage:
+    """A part of a listing of tasks. ``last`` when nothing follows; a page may lack tasks that could not be understood."""
+
+    tasks: tuple[ServerTask, ...]
+    last: bool
+
+
+@dataclass(frozen=True)
 class TaskInHand:
     """One task as the server has it, for whoever is about to end it.
 

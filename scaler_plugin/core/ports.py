@@ -23,6 +23,8 @@ from scaler_plugin.core.model import (
     Slot,
     TaskId,
     TaskInHand,
+    TaskPage,
+    TaskStatus,
     WorkerId,
 )
 
@@ -48,6 +50,15 @@ class TaskServer(Protocol):
 
     def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
         """The tasks that are queued or in progress and were last put into one of these queues."""
+
+    def open_tasks_page(self, queues: Sequence[QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
+        """The page of this number (from 0) of those in one of these statuses, in one call.
+
+        Tasks that come or go between two calls move others to another page.
+        """
+
+    def still_open(self, queues: Sequence[QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
+        """Those of these tasks, up to 500, that :meth:`open_tasks` would list, in one call."""
 
     def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
         """Put the task at the head of the queue, its count of requeues raised by one and ``reason`` on record.

@@ -8,6 +8,9 @@ that has just popped a task is known to hold it within that time, or its node is
 
 The grace runs from the first sight and not from the task's own times: a task that waited for hours may have been popped just now.
 
+Of queues whose backlog was not read (they are configured no more, or could not be understood) only what runs on an instance is
+rescued: whether a task waits there, or another cluster's agent has just taken it, nobody here can say.
+
 Sources of the facts: the server pops a queue entry before the agent marks the task started ("limbo"), and its watchdog never
 enqueues a task again (both recorded, see ``tests/recordings/clearml-api``).
 """
@@ -101,7 +104,7 @@ def find_stranded(
         if NO_RESCUE_TAG in task.tags or task.queue in left_alone or holders.has(task.task_id):
             continue
         look: _Look | None = None
-        if task.status is TaskStatus.QUEUED and task.task_id not in waiting:
+        if task.status is TaskStatus.QUEUED and task.queue in observation.backlogs and task.task_id not in waiting:
             look = _limbo(task)
         elif task.status is TaskStatus.IN_PROGRESS and task.worker_id is not None:
             look = _in_progress(task, task.worker_id, holders, observation, policy, now)
@@ -180,6 +183,7 @@ class _Holders:
         unknown = (*observation.unrecorded, *observation.unread)
         pools |= {instance.pool for instance in unknown if instance.role is NodeRole.WORKER}
         self._in_doubt = self._queues_of(pools)
+        self._someone_in_doubt = bool(pools)
         # Their agents may poll before their sidecars have registered, or without ever reaching etcd.
         awaited = {i for launch in observation.launches for i in launch.awaited} - observation.node_ids
         self._awaited = [
@@ -193,10 +197,13 @@ class _Holders:
 
     def may_have_popped(self, queue: QueueName | None, since: float) -> bool:
         """Whether some node may have popped a task of this queue before ``since`` without anybody knowing yet."""
-        return (
-            queue is None
-            or queue in self._in_doubt
-            or any(launched_at < since and queue in queues for launched_at, queues in self._awaited)
+        if queue is None:
+            return True
+        if queue not in self._policy.queues:
+            # One that is configured no more is in no pool's list, and its old nodes may serve it yet.
+            return self._someone_in_doubt or any(launched_at < since for launched_at, _ in self._awaited)
+        return queue in self._in_doubt or any(
+            launched_at < since and queue in queues for launched_at, queues in self._awaited
         )
 
     def _queues_of(self, pools: AbstractSet[PoolName | None]) -> frozenset[QueueName]:

@@ -1,7 +1,8 @@
 """What nodes that are gone have left in etcd: promises to put tasks back, which the leader keeps, and requests, which it removes.
 
 A node that is interrupted promises before it lets its task be stopped (:mod:`scaler_plugin.core.handback`) and keeps its promise
-itself. This is for one that did not live to: a ``stopped`` task is in nobody's rescue.
+itself. This is for one that did not live to: a ``stopped`` task is in nobody's rescue. A promise that the server refuses to have
+kept waits alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from scaler_plugin.core.requests import is_over
 from scaler_plugin.errors import NotLeader
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
+from scaler_plugin.leader.problems import ProblemBoard
+from scaler_plugin.leader.refused_tasks import RefusedTasks
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +43,7 @@ class LegacyOfNodes:
         election: Election,
         server: TaskServer,
         clock: Clock,
+        problems: ProblemBoard,
         journal: Journal,
         clearml: GuardedService,
     ) -> None:
@@ -49,17 +53,23 @@ class LegacyOfNodes:
         self._server = server
         self._clock = clock
         self._journal = journal
-        self._clearml = clearml
+        self._refused = RefusedTasks(clock, problems, clearml)
         self._next_at = float("-inf")
 
     def sweep(self, observation: Observation, policy: ClusterPolicy) -> None:
         """One pass; does nothing when it is not time or EC2 could not be listed."""
+        self._refused.report()
         now = self._clock.monotonic()
         if now < self._next_at or observation.instances is None:
             return
         self._next_at = now + SWEEP_S
-        for handback in read_handbacks(self._store, self._keys):
-            if self._gone(handback, observation):
+        promised = read_handbacks(self._store, self._keys)
+        self._refused.forget_all_but({handback.task_id for handback in promised})
+        self._refused.begin_pass()
+        for handback in promised:
+            if self._gone(handback, observation) and not self._refused.left_alone(handback.task_id):
+                if self._refused.enough:
+                    break
                 self._keep(handback, policy)
         self._remove_requests(observation)
 
@@ -74,7 +84,7 @@ class LegacyOfNodes:
 
     def _keep(self, handback: Handback, policy: ClusterPolicy) -> None:
         # In a tuple: that the task is gone is an answer too, and ``None`` says that there was none.
-        answer = self._clearml.ask(lambda: (self._server.find_task(handback.task_id),))
+        answer = self._refused.ask(handback.task_id, lambda: (self._server.find_task(handback.task_id),))
         if answer is None:
             return
         found = answer[0]
@@ -87,11 +97,11 @@ class LegacyOfNodes:
             sentence = f"Task {task.task_id} was stopped on {handback.instance_id}, which has ended. {handback.reason}"
             queue = task.queue or handback.queue
             if verdict.act is HandbackAct.REQUEUE:
-                done = self._clearml.ask(lambda: self._server.requeue(task, queue, sentence))
+                done = self._refused.ask(task.task_id, lambda: self._server.requeue(task, queue, sentence))
                 kind, sentence = "task_handed_back", f"{sentence} It is back in queue {queue}."
             else:
                 sentence = f"{sentence} It is not tried again: {verdict.why}."
-                done = self._clearml.ask(lambda: self._server.fail_task(task, sentence))
+                done = self._refused.ask(task.task_id, lambda: self._server.fail_task(task, sentence))
                 kind = "task_failed"
             if done:
                 self._journal.record(kind, handback.instance_id, sentence)

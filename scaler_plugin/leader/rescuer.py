@@ -2,25 +2,33 @@
 
 Sweeps cost calls to ClearML beyond the one of a pass, so they are made where something may be stranded: while nodes are busy, tasks
 are open or instances end; otherwise only now and then. What looks stranded is acted upon when the next sweep sees the same.
+
+Guarantees: a task that the server refuses to have put back holds up no other. A sweep may see a part of the tasks only
+(:mod:`scaler_plugin.leader.open_tasks`): a task that it has not seen is neither rescued nor forgotten. Not guaranteed: how soon
+one of a long backlog is found; from then on it is looked at in each sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import structlog
 
 from scaler_plugin.coordination.election import Election
+from scaler_plugin.coordination.keys import Keys
+from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import InstanceId, QueueName, ServerTask, TaskId
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, TaskServer
 from scaler_plugin.core.rescue import Duplicate, Stranded, confirmed, find_duplicates, find_ghosts, find_stranded
-from scaler_plugin.errors import NotLeader
+from scaler_plugin.errors import NotLeader, TaskServerError, TaskServerRefused
+from scaler_plugin.leader.former_queues import QueuesOfNodes
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
+from scaler_plugin.leader.open_tasks import OpenTasks
 from scaler_plugin.leader.problems import ProblemBoard
+from scaler_plugin.leader.refused_tasks import RefusedTasks
 
 log = structlog.get_logger(__name__)
 
@@ -30,11 +38,15 @@ SWEEP_S = 15.0
 CONFIRM_S = 5.0
 #: Between two sweeps of a cluster in which nothing happens.
 SWEEP_QUIET_S = 600.0
+#: Each rescue is five calls: a pass begins no further one after this, far below the time in which it counts as hung.
+RESCUES_S = 5.0
 
 
 class Rescuer:
     def __init__(
         self,
+        store: Store,
+        keys: Keys,
         election: Election,
         server: TaskServer,
         clock: Clock,
@@ -48,9 +60,12 @@ class Rescuer:
         self._problems = problems
         self._journal = journal
         self._clearml = clearml
+        self._queues = QueuesOfNodes(store, keys, election, clock)
+        self._reading = OpenTasks(server, clock, clearml)
+        self._refused = RefusedTasks(clock, problems, clearml)
         self._next_at = float("-inf")
         self._found: dict[TaskId, Stranded] = {}
-        self._open_tasks = 0
+        self._something_open = False
         self._last_added: Mapping[QueueName, float | None] = {}  # as of the last sweep
         self._duplicates: frozenset[Duplicate] = frozenset()  # those that an event tells of
         self._swept = False
@@ -58,43 +73,74 @@ class Rescuer:
 
     @property
     def suspects(self) -> int | None:
-        """How many tasks looked stranded in the last sweep; ``None`` before the first."""
+        """How many tasks look stranded; ``None`` before every open task was looked at once."""
         return len(self._found) if self._swept else None
 
     def sweep(self, observation: Observation, policy: ClusterPolicy) -> None:
         """One pass; does nothing when it is not time. Raises ``NotLeader`` when leadership ends on the way."""
         self._report_duplicates(observation)
+        self._refused.report()
+        if observation.instances is None or observation.backlogs is None:
+            return
+        queues = self._queues.follow(observation, policy, {stranded.task.queue for stranded in self._found.values()})
         now = self._clock.monotonic()
         newly_ended = observation.ending - (self._ended or frozenset())
         if newly_ended:
             self._next_at = min(self._next_at, now)
         elif self._something_happens(observation):
             self._next_at = min(self._next_at, now + SWEEP_S)
-        if now < self._next_at or observation.instances is None or observation.backlogs is None:
+        due = now >= self._next_at
+        if not due and not self._reading.under_way:
             return
-        tasks = self._clearml.ask(lambda: self._server.open_tasks(policy.queues))
-        if tasks is None:
+        seen = self._reading.sweep(queues, self._by_urgency()) if due else self._reading.go_on(queues)
+        if seen is None:
             return
-        self._open_tasks = len(tasks)
-        self._last_added = {queue: backlog.last_added_at for queue, backlog in observation.backlogs.items()}
-        self._swept = True
-        found = find_stranded(observation, tasks, policy, self._found, self._clock.now(), now)
-        for stranded in confirmed(found, now):
-            self._rescue(stranded, policy)
-        self._found = {stranded.task.task_id: stranded for stranded in found}
-        self._next_at = now + (CONFIRM_S if found else SWEEP_QUIET_S)
+        found = find_stranded(observation, seen.tasks, policy, self._found, self._clock.now(), now)
+        self._found = {
+            **{task_id: before for task_id, before in self._found.items() if not seen.covers(task_id)},
+            **{stranded.task.task_id: stranded for stranded in found},
+        }
+        self._refused.forget_all_but(self._found)
+        self._swept = self._swept or self._reading.all_met
+        if due:
+            self._something_open = bool(seen.tasks) or not seen.whole
+            self._last_added = {queue: backlog.last_added_at for queue, backlog in observation.backlogs.items()}
+            self._next_at = now + SWEEP_QUIET_S
+        if any(not self._refused.left_alone(stranded.task.task_id) for stranded in found):
+            self._next_at = min(self._next_at, now + CONFIRM_S)
+        if not self._rescue_all(confirmed(found, now), policy):
+            self._next_at = now  # a pass of the leader must end; the next one goes on where it looks again
         if newly_ended or self._ended is None:
             self._unregister_ghosts(observation, policy)
 
     def _something_happens(self, observation: Observation) -> bool:
         return (
-            self._open_tasks > 0
+            self._something_open
             or any(node.busy for node in observation.nodes)
             or any(
                 len(backlog) or backlog.last_added_at != self._last_added.get(backlog.queue)
                 for backlog in (observation.backlogs or {}).values()
             )
         )
+
+    def _by_urgency(self) -> list[TaskId]:
+        """What looks stranded, the longest first; last those that the server would refuse once more."""
+        found = sorted(self._found.values(), key=lambda one: (self._refused.left_alone(one.task.task_id), one.since))
+        return [stranded.task.task_id for stranded in found]
+
+    def _rescue_all(self, stranded: Sequence[Stranded], policy: ClusterPolicy) -> bool:
+        """False when some are left for want of time."""
+        began = self._clock.monotonic()
+        self._refused.begin_pass()
+        for one in stranded:
+            if self._refused.left_alone(one.task.task_id):
+                continue
+            if self._refused.enough:
+                return True
+            if self._clock.monotonic() - began >= RESCUES_S:
+                return False
+            self._rescue(one, policy)
+        return True
 
     def _rescue(self, stranded: Stranded, policy: ClusterPolicy) -> None:
         task, queue = stranded.task, stranded.task.queue
@@ -106,13 +152,13 @@ class Rescuer:
             self._give_up(stranded, task)
             return
         reason = f"{stranded.sentence} Put back by scaler-sidecar ({task.requeues + 1} of {policy.max_requeues})."
-        if self._clearml.ask(lambda: self._server.requeue(task, queue, reason)):
+        if self._refused.ask(task.task_id, lambda: self._server.requeue(task, queue, reason)):
             log.warning("task_rescued", task=task.task_id, cause=stranded.cause.value, instance=stranded.on)
             self._journal.record("rescued", task.task_id, reason, detail=stranded.cause.value)
 
     def _give_up(self, stranded: Stranded, task: ServerTask) -> None:
         reason = f"{stranded.sentence} It was put back {task.requeues} times before and is not tried again."
-        if self._clearml.ask(lambda: self._server.fail_task(task, reason)):
+        if self._refused.ask(task.task_id, lambda: self._server.fail_task(task, reason)):
             log.warning("task_given_up", task=task.task_id, cause=stranded.cause.value, requeues=task.requeues)
             self._journal.record("rescue_given_up", task.task_id, reason, detail=stranded.cause.value)
 
@@ -135,5 +181,12 @@ class Rescuer:
             return
         for worker_id in find_ghosts(observation, workers, policy.cluster, self._clock.now()):
             log.info("unregistering_ghost", worker=worker_id)
-            self._clearml.ask(partial(self._server.unregister_worker, worker_id))
+            try:
+                self._server.unregister_worker(worker_id)
+            except TaskServerRefused as refused:
+                # It leaves the list by itself, 600 s after its last report; the others need not wait for that.
+                log.warning("ghost_not_unregistered", worker=worker_id, error=str(refused))
+            except TaskServerError as error:
+                self._clearml.failed(error)
+                return
         self._ended = observation.ending

@@ -23,12 +23,13 @@ from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.housekeeping import Evidence, Suspect, Verdict, Working, find_suspects, follow_popped, judge
-from scaler_plugin.core.model import InstanceId, PoolName, TaskId
+from scaler_plugin.core.model import InstanceId, PoolName, QueueName, TaskId
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet, TaskServer
 from scaler_plugin.errors import CloudError, CloudRefused, NotLeader
 from scaler_plugin.leader.failed_start import failed_start, told_of_starts
+from scaler_plugin.leader.former_queues import every_queue
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.problems import ProblemBoard
@@ -73,6 +74,7 @@ class Terminating:
         self._journal = journal
         self._clearml = clearml
         self._ec2 = ec2
+        self._queues: Sequence[QueueName] = ()  # those that may hold a task of the cluster
         self._popped_since: Mapping[TaskId, float] = {}
         self._alone: set[InstanceId] = set()  # were in a batch that EC2 refused
         self._refused: dict[InstanceId, tuple[float, str]] = {}  # until when it is left alone, and EC2's words
@@ -83,6 +85,8 @@ class Terminating:
         now = self._clock.monotonic()
         self._deadline = now + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
         suspects = find_suspects(observation, policy, self._clock.now())
+        if suspects:
+            self._queues = every_queue(self._store, self._keys, observation, policy)
         self._forget_all_but(suspects)
         self._report_refused(suspects)
         ready = [s for s in suspects if self._refused.get(s.instance_id, (now, ""))[0] <= now]
@@ -108,9 +112,9 @@ class Terminating:
             return nobody
         if (workers := self._clearml.ask(self._server.workers)) is None:
             return nobody
-        if (tasks := self._clearml.ask(lambda: self._server.open_tasks(policy.queues))) is None:
+        if (tasks := self._clearml.ask(lambda: self._server.open_tasks(self._queues))) is None:
             return nobody
-        if (backlogs := self._clearml.ask(lambda: self._server.backlogs(policy.queues))) is None:
+        if (backlogs := self._clearml.ask(lambda: self._server.backlogs(self._queues))) is None:
             return nobody
         seen, now = Evidence(workers, tasks, backlogs), self._clock.now()
         self._popped_since = follow_popped(seen, self._popped_since, now)
