@@ -81,7 +81,7 @@ class Keys:
 
     @property
     def former_queues(self) -> str:
-        """Queues that no pool serves any more, but nodes that run yet."""
+        """Queues that are configured no more, but may have tasks on living instances."""
         return f"{self.root}former-queues"
 
     @property

@@ -1,10 +1,8 @@
-"""Remembers the queues that were taken out of the configuration while nodes had tasks of theirs, until no such node is left.
+"""Remembers the queues that were taken out of the configuration, until every instance that may have served them is gone.
 
-Such a task may need a rescue like any other, and an instance that runs it must not look idle. Its queue is known from the slot of
-its node as long as the node lives, and from etcd afterwards.
+A task of theirs may need a rescue like any other, and an instance that runs one must not look idle.
 
-Not guaranteed: that a task in limbo is put back into such a queue (see :mod:`scaler_plugin.core.rescue`), nor that the queue
-of a node is known that dies before the first pass with the new configuration.
+Not guaranteed: that a task in limbo is put back into such a queue (see :mod:`scaler_plugin.core.rescue`).
 """
 
 from __future__ import annotations
@@ -15,25 +13,22 @@ from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.former_queues import FormerQueues, put_former_queues, read_former_queues
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import Store
-from scaler_plugin.core.model import InstanceId, QueueName
+from scaler_plugin.core.model import InstanceId, NodeRole, QueueName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock
 
 #: So long after the instance is gone its task must have been found stranded: the grace of a rescue and EC2's lag are two minutes.
 KEPT_S = 1800.0
-#: A slot's record lies where its task can write, and each name is a part of every question.
-MOST_QUEUES = 100
 
 
-def every_queue(store: Store, keys: Keys, observation: Observation, policy: ClusterPolicy) -> tuple[QueueName, ...]:
+def every_queue(store: Store, keys: Keys, policy: ClusterPolicy) -> tuple[QueueName, ...]:
     """The queues that may hold a task of the cluster, for who only reads: one call to etcd."""
-    recorded = read_former_queues(store, keys).served
-    slots = (slot.queue for node in observation.nodes for slot in node.slots if slot.queue is not None)
-    return tuple(dict.fromkeys((*policy.queues, *recorded, *slots)))
+    former = read_former_queues(store, keys)
+    return tuple(dict.fromkeys((*policy.queues, *former.configured, *former.served)))
 
 
-class QueuesOfNodes:
+class QueuesOfInstances:
     """The one that keeps the record."""
 
     def __init__(self, store: Store, keys: Keys, election: Election, clock: Clock) -> None:
@@ -41,7 +36,7 @@ class QueuesOfNodes:
         self._keys = keys
         self._election = election
         self._clock = clock
-        self._recorded: dict[QueueName, tuple[InstanceId, ...]] | None = None
+        self._recorded: FormerQueues | None = None
         self._gone_since: dict[InstanceId, float] = {}
 
     def follow(
@@ -50,38 +45,38 @@ class QueuesOfNodes:
         """Every queue that may hold a task of the cluster: the configured ones, then the former.
 
         Args:
-            observation: the pass's picture.
+            observation: the pass's picture, with EC2's listing.
             policy: the configuration.
             in_use: queues of tasks that are about to be rescued, which are kept.
         """
-        if self._recorded is None:
-            self._recorded = read_former_queues(self._store, self._keys).served
-        served = {queue: set(ids) for queue, ids in self._recorded.items()}
-        recorded = self._recorded
-        for node in observation.nodes:
-            for slot in node.slots:
-                if slot.queue is not None:
-                    served.setdefault(slot.queue, set()).add(node.instance_id)
+        recorded = self._recorded or read_former_queues(self._store, self._keys)
+        living = _living_workers(observation)
+        served = {queue: set(ids) for queue, ids in recorded.served.items()}
+        for queue in recorded.configured:
+            if queue not in policy.queues:
+                served.setdefault(queue, set()).update(living)
+        self._follow_gone({i for ids in served.values() for i in ids} - living)
         kept = {
-            queue: tuple(sorted(left))
-            for queue, ids in sorted(served.items())
-            if queue not in policy.queues
-            and (left := ids if queue in in_use else self._not_long_gone(ids, observation))
+            queue: tuple(sorted(ids))
+            for queue, ids in served.items()
+            if queue not in policy.queues and (queue in in_use or any(self._lately_seen(i) for i in ids))
         }
-        kept = dict(sorted(kept.items(), key=lambda item: item[0] not in recorded)[:MOST_QUEUES])
-        if kept != self._recorded:
-            put_former_queues(self._election, self._keys, FormerQueues(kept))
-            self._recorded = kept
+        former = FormerQueues(policy.queues, kept)
+        if former != recorded:
+            put_former_queues(self._election, self._keys, former)
+        self._recorded = former
         return (*policy.queues, *kept)
 
-    def _not_long_gone(self, ids: Collection[InstanceId], observation: Observation) -> set[InstanceId]:
-        if observation.instances is None:
-            return set(ids)
+    def _follow_gone(self, gone: Collection[InstanceId]) -> None:
         now = self._clock.monotonic()
-        living = {i.instance_id for i in observation.instances if not i.state.ending} | observation.node_ids
-        for instance_id in ids:
-            if instance_id in living - observation.ending:
-                self._gone_since.pop(instance_id, None)
-            else:
-                self._gone_since.setdefault(instance_id, now)
-        return {i for i in ids if now - self._gone_since.get(i, now) < KEPT_S}
+        self._gone_since = {i: self._gone_since.get(i, now) for i in gone}
+
+    def _lately_seen(self, instance_id: InstanceId) -> bool:
+        now = self._clock.monotonic()
+        return now - self._gone_since.get(instance_id, now) < KEPT_S
+
+
+def _living_workers(observation: Observation) -> set[InstanceId]:
+    nodes = {node.instance_id for node in observation.live_nodes if node.identity.role is NodeRole.WORKER}
+    listed = {i.instance_id for i in observation.instances or () if i.role is NodeRole.WORKER and not i.state.ending}
+    return nodes | listed

@@ -23,7 +23,7 @@ from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, TaskServer
 from scaler_plugin.core.rescue import Duplicate, Stranded, confirmed, find_duplicates, find_ghosts, find_stranded
 from scaler_plugin.errors import NotLeader, TaskServerError, TaskServerRefused
-from scaler_plugin.leader.former_queues import QueuesOfNodes
+from scaler_plugin.leader.former_queues import QueuesOfInstances
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
 from scaler_plugin.leader.open_tasks import OpenTasks
@@ -60,7 +60,7 @@ class Rescuer:
         self._problems = problems
         self._journal = journal
         self._clearml = clearml
-        self._queues = QueuesOfNodes(store, keys, election, clock)
+        self._queues = QueuesOfInstances(store, keys, election, clock)
         self._reading = OpenTasks(server, clock, clearml)
         self._refused = RefusedTasks(clock, problems, clearml)
         self._next_at = float("-inf")

@@ -86,7 +86,7 @@ class Terminating:
         self._deadline = now + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
         suspects = find_suspects(observation, policy, self._clock.now())
         if suspects:
-            self._queues = every_queue(self._store, self._keys, observation, policy)
+            self._queues = every_queue(self._store, self._keys, policy)
         self._forget_all_but(suspects)
         self._report_refused(suspects)
         ready = [s for s in suspects if self._refused.get(s.instance_id, (now, ""))[0] <= now]

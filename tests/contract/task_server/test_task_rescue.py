@@ -70,6 +70,26 @@ def test_what_waits_runs_or_is_in_limbo_is_open_and_nothing_else(world: World, q
     assert elsewhere in [task.task_id for task in world.leader.open_tasks([QueueName(f"other {queue}")])]
 
 
+def test_open_tasks_are_listed_by_status_and_page_and_named_ones_alone(world: World, queue: QueueName) -> None:
+    limbo, runs, done = in_limbo(world, queue), running(world, queue), running(world, queue)
+    world.completed(done)
+    waits = enqueued(world, queue)
+    both = (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
+    expected = {(TaskStatus.QUEUED,): {waits, limbo}, (TaskStatus.IN_PROGRESS,): {runs}, both: {waits, limbo, runs}}
+    for statuses, tasks in expected.items():
+        page = world.leader.open_tasks_page([queue], statuses, 0)
+        assert {task.task_id for task in page.tasks} == tasks
+        assert page.last
+        beyond = world.leader.open_tasks_page([queue], statuses, 1)
+        assert (beyond.tasks, beyond.last) == ((), True)
+    named = world.leader.still_open([queue], [limbo, runs, done, TaskId("0" * 32)])
+    assert {task.task_id for task in named} == {limbo, runs}
+    assert set(named) <= set(world.leader.open_tasks([queue]))
+    assert world.leader.still_open([QueueName(f"other {queue}")], [limbo]) == ()
+    assert world.leader.still_open([queue], []) == ()
+    assert world.leader.open_tasks_page([], both, 0).tasks == ()
+
+
 def test_without_a_queue_there_are_no_open_tasks(world: World, queue: QueueName) -> None:
     enqueued(world, queue)
     assert world.leader.open_tasks([]) == ()
