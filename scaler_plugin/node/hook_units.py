@@ -114,6 +114,8 @@ def start_command(unit: str, folder: Path) -> list[str]:
     """It returns when the script has begun or can't; without ``--wait`` and ``--pipe`` it needs no message bus."""
     properties = (
         f"BindsTo={SANDBOXED}",
+        # At a shutdown, the reverse: a sidecar that lives must not take the end of its script for a verdict on the machine.
+        f"Before={SANDBOXED}",
         # At once, and the shutdown of the machine waits for no script either.
         "KillSignal=SIGKILL",
         # Else each run of each check is three lines in the journal; what fails is still told there.

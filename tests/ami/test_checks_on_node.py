@@ -148,6 +148,8 @@ def test_a_check_that_hangs_is_ended_with_all_that_it_started(node: Stage) -> No
     hangs = "trap '' TERM; setsid sleep 4242 & sleep 4242; wait"
     node.push_config(**pool({"name": "hangs", "script": hangs, "every": "10m", "timeout": "3s"}))
     wait_for("it runs", lambda: len(processes(node, "sleep 4242")) == 2)
+    # The order of a shutdown is the reverse: the sidecar does not live to see its script killed and call the machine unfit.
+    assert "scaler-sidecar.service" in node.machine.property_of(units(node)[0], "Before")
     mode = node.machine.run("stat", "--format=%a %U", "/run/scaler-sidecar/scripts").strip()
     assert mode == "700 root"
     for command in ("ls /run/scaler-sidecar/scripts", f"systemctl stop {units(node)[0]}", "systemd-run true"):
