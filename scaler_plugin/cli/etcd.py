@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scaler_plugin.cli.options import ConfigOption, EtcdOption
-from scaler_plugin.config.connect import ClusterAddress, find_cluster, local_file
+from scaler_plugin.cli.options import ConfigOption, EtcdOption, find_etcd, names_etcd
+from scaler_plugin.config.connect import ClusterAddress, local_file
 from scaler_plugin.config.kept_secrets import resolve_kept
 from scaler_plugin.errors import ConfigError, HostError
 
@@ -32,7 +31,7 @@ IdentityOption = Annotated[
         "--identity",
         metavar="FOLDER",
         help="A folder with ca.pem, client.pem and client.key, such as clients/root of `etcd certs`, to use instead of the"
-        " TLS files and the user that are set otherwise.",
+        " TLS files and the user that are set otherwise; its client.env says where etcd is, unless that is said otherwise.",
     ),
 ]
 
@@ -138,16 +137,11 @@ def backup(
 def _access(etcd: str | None, config_file: Path | None, identity: Path | None) -> tuple[ClusterAddress, Access]:
     from scaler_plugin.coordination.etcd_store import make_access  # noqa: PLC0415
 
-    config = None
-    if config_file:
-        from scaler_plugin.config.load import load_file  # noqa: PLC0415
-
-        config = load_file(config_file)
-    address = find_cluster(os.environ, etcd=etcd, config=config)
+    if identity is not None:
+        etcd = etcd or _members_of(identity, config_file)
+    address, region = find_etcd(etcd, config_file)
     settings = address.etcd
     if identity is not None:
-        if not (identity / "client.key").exists():
-            raise ConfigError(f"--identity {identity}: there is no client.key in it; name a folder under clients/.")
         settings = replace(
             settings,
             ca=str(identity / "ca.pem"),
@@ -156,10 +150,30 @@ def _access(etcd: str | None, config_file: Path | None, identity: Path | None) -
             user=None,
             password=None,
         )
-    region = config.aws.region if config else None
     ca, cert, key = (local_file(given, region) for given in (settings.ca, settings.cert, settings.key))
     password = resolve_kept(settings.password, region) if settings.password else None
     return address, make_access(settings.endpoints, ca=ca, cert=cert, key=key, user=settings.user, password=password)
+
+
+def _members_of(identity: Path, config_file: Path | None) -> str | None:
+    """Where etcd is, as the folder says; ``None`` where that is said otherwise, or the folder does not know."""
+    from scaler_plugin.etcd_care.member_settings import CLIENT_SETTINGS_FILE  # noqa: PLC0415
+
+    try:
+        (identity / "client.key").stat()
+        if config_file is not None or names_etcd(None):
+            return None
+        lines = (identity / CLIENT_SETTINGS_FILE).read_text(encoding="utf-8").splitlines()
+    except PermissionError:
+        raise ConfigError(f"--identity {identity}: it cannot be read by this user; call this as its owner.") from None
+    except FileNotFoundError as error:
+        if error.filename is not None and Path(error.filename).name == CLIENT_SETTINGS_FILE:
+            return None
+        raise ConfigError(
+            f"--identity {identity}: there is no client.key in it; name a folder under clients/."
+        ) from None
+    found = [line.partition("=")[2].strip() for line in lines if line.startswith("SCALER_ETCD=")]
+    return found[-1] if found else None
 
 
 def _print_table(health: EtcdHealth, findings: Findings) -> None:

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import typer
 
-from scaler_plugin.cli.options import ClusterOption, ConfigOption, EtcdOption
+from scaler_plugin.cli.options import NO_CLUSTER, ClusterOption, ConfigOption, EtcdOption
 from scaler_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -
         loaded = load_file(config)
     address = find_cluster(os.environ, etcd=etcd, cluster=cluster, config=loaded)
     if address.cluster is None:
-        raise ConfigError("No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE.")
+        raise ConfigError(NO_CLUSTER)
     identity = NodeIdentity(address.cluster, InstanceId(_standby_name()), NodeRole.STANDBY, instance_type="standby")
     region = loaded.aws.region if loaded else None
     return NodeSetup(identity, address.etcd, address.prefix, slots=0, region=region)

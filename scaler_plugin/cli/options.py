@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scaler_plugin.cli.own_node import own_address
 from scaler_plugin.config.connect import ClusterAddress, find_cluster
 from scaler_plugin.config.duration import Duration, parse_duration
 from scaler_plugin.coordination.keys import Keys
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from scaler_plugin.config.schema import ScalerConfig
     from scaler_plugin.coordination.store import Store
 
+NO_CLUSTER = "No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE."
+
 EtcdOption = Annotated[
     str | None,
     typer.Option(
         "--etcd",
         metavar="HOST:PORT,…",
         help="etcd's endpoints. Otherwise the variable SCALER_ETCD (with SCALER_ETCD_CA, _CERT, _KEY, _USER and _PASSWORD_FILE),"
-        " then the file of --config, then 127.0.0.1:2379.",
+        " then the file of --config, then on a node its own, then 127.0.0.1:2379.",
     ),
 ]
 ClusterOption = Annotated[
@@ -34,7 +37,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         metavar="NAME",
-        help="The cluster. Otherwise the variable SCALER_CLUSTER, then the file of --config.",
+        help="The cluster. Otherwise the variable SCALER_CLUSTER, then the file of --config, then on a node its own (as root).",
     ),
 ]
 ConfigOption = Annotated[
@@ -54,21 +57,41 @@ class OpenCluster:
 
 @contextmanager
 def open_cluster(etcd: str | None, cluster: str | None, config_file: Path | None) -> Iterator[OpenCluster]:
-    """Connect as the shared options say. Raises ``ConfigError`` when no cluster is named."""
-    config = None
-    if config_file:
-        from scaler_plugin.config.load import load_file  # noqa: PLC0415  (only those who give a file pay for reading it)
-
-        config = load_file(config_file)
-    with connect(find_cluster(os.environ, etcd=etcd, cluster=cluster, config=config), config) as opened:
+    """Connect as the shared options say; on a node without them, to its own cluster. Raises ``ConfigError`` when none is named."""
+    config = _loaded(config_file)
+    address = find_cluster(os.environ, etcd=etcd, cluster=cluster, config=config)
+    if address.cluster is None and (own := own_address()) is not None:
+        address = replace(own, etcd=address.etcd) if names_etcd(etcd) else own
+    with connect(address, config) as opened:
         yield opened
+
+
+def find_etcd(etcd: str | None, config_file: Path | None) -> tuple[ClusterAddress, str | None]:
+    """The same for commands about etcd itself, which need no cluster; and the region in which AWS keeps what it refers to."""
+    config = _loaded(config_file)
+    address = find_cluster(os.environ, etcd=etcd, config=config)
+    if config is None and not names_etcd(etcd) and (own := own_address()) is not None:
+        address = own
+    return address, config.aws.region if config else None
+
+
+def names_etcd(option: str | None) -> bool:
+    return bool(option or os.environ.get("SCALER_ETCD"))
+
+
+def _loaded(config_file: Path | None) -> ScalerConfig | None:
+    if config_file is None:
+        return None
+    from scaler_plugin.config.load import load_file  # noqa: PLC0415  (only those who give a file pay for reading it)
+
+    return load_file(config_file)
 
 
 @contextmanager
 def connect(address: ClusterAddress, config: ScalerConfig | None = None) -> Iterator[OpenCluster]:
     """Connect to this address, and let go of it at the end."""
     if address.cluster is None:
-        raise ConfigError("No cluster is named; give --cluster NAME, set SCALER_CLUSTER, or give --config FILE.")
+        raise ConfigError(NO_CLUSTER)
     store = address.etcd.open(region=config.aws.region if config else None)
     try:
         yield OpenCluster(store, Keys(address.prefix, address.cluster), address)

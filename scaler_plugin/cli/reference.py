@@ -27,7 +27,8 @@ sentence on stderr: what failed, on what, what to do. A traceback is a bug.
 _ENVIRONMENT = """\
 ## Environment
 
-An option comes before a variable, a variable before the file of `--config`.
+An option comes before a variable, a variable before the file of `--config`. On a node, commands that are told no cluster mean its own, by
+what `boot` wrote; that and the login to etcd are root's, so: `sudo scaler-sidecar status`.
 
 | variable | what it is |
 | --- | --- |

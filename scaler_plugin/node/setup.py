@@ -70,6 +70,10 @@ def read_setup(directory: Path) -> NodeSetup:
             f"This machine has not been set up: {path} does not exist. `scaler-sidecar boot` writes it from the instance's "
             "user-data; on a machine that is no worker, use `scaler-sidecar run --standby`."
         ) from None
+    except PermissionError:
+        raise HostError(
+            f"{path} says what this machine is, and is not for this user to read: call this with sudo."
+        ) from None
     except (OSError, StoreError) as error:
         raise HostError(f"{path} cannot be read: {error}. Run `scaler-sidecar boot` again.") from error
 
