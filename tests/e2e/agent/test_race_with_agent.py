@@ -22,9 +22,13 @@ import requests
 from scaler_plugin.core.model import SlotState
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 
+from ...waiting import PATIENCE_S
+
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(0)]
 
 TRIALS = int(os.environ.get("SCALER_RACE_TRIALS", "200"))
+#: Which side wins is chance: both must have won, in at most so many times the trials.
+MORE = 5
 QUEUE = "urgent"
 #: The agent asks for a task every 0.2 s: so about every third time the task is pulled before the gate is closed. The others cost
 #: little time, and it is between the two that the race is.
@@ -38,7 +42,7 @@ def clearml(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClearmlApiProc
     """A server whose answers to pulls take a while."""
     with ClearmlApiProcess(tmp_path_factory.mktemp("clearml"), faults=True) as server:
         slow = {"action": "get_next_task", "hang_s": ANSWER_S, "after": True}
-        requests.post(f"{server.url}/_faults", json=slow, timeout=30).raise_for_status()
+        requests.post(f"{server.url}/_faults", json=slow, timeout=PATIENCE_S).raise_for_status()
         yield server
 
 
@@ -69,7 +73,7 @@ class Race:
         self.refused += refused
         state = self.node.slot().state
         assert state in (SlotState.IDLE, SlotState.BUSY), state
-        assert enqueued.wait(30)
+        assert enqueued.wait(PATIENCE_S)
         if state is SlotState.IDLE:
             self._retired(self.waiting)
         else:
@@ -141,13 +145,15 @@ def test_no_task_is_lost_or_disturbed_however_pull_and_retiring_race(node: Any, 
     node.start_agent()
     node.wait_for_state(SlotState.IDLE)
     began = time.monotonic()
-    for _ in range(TRIALS):
+    trials = 0
+    while trials < TRIALS or (len(race.outcomes) < 2 and trials < MORE * TRIALS):
         race.trial()
+        trials += 1
     race.finish()
     lost = race.lost()
-    disturbed = race.disturbed(requests.get(f"{clearml.url}/_transitions", timeout=30).json())
+    disturbed = race.disturbed(requests.get(f"{clearml.url}/_transitions", timeout=PATIENCE_S).json())
     said = {
-        "trials": TRIALS,
+        "trials": trials,
         "outcomes": dict(race.outcomes),
         "closings_refused_during_a_pull": race.refused,
         "tasks": len(race.tasks),
