@@ -11,7 +11,7 @@
 # It does not: judge a sidecar that lives but hangs (systemd's watchdog does), nor an agent that never gets a task. A stock agent
 # without the plugin (freeze_fallback) has no gate: one that has just been handed a task and has no process for it yet is not seen,
 # and that task goes back into its queue by rescue. Any process that says `execute` and `--id` in its command line, as an agent's
-# child does, is work for as long as it lives, unless it carries a slot's marker, which says more.
+# child does, is work for as long as it lives, unless it carries a slot's marker, which says more, or another machine's worker id.
 #
 # From the environment (/etc/systemd/system/scaler-deadman.service.d/ is the place to set them):
 #   DEADMAN_SILENCE_S   without a sign of life for so long the sidecar is taken for dead (600)
@@ -140,12 +140,17 @@ work_on() {
 # Whether a process carries out a task of an agent that knows no slots, as a sentence. The rule is that of
 # scaler_plugin/agent/stock_processes.py: `clearml_agent execute … --id TASK`, alone or in the arguments of a `docker run`.
 work_of_stock_agents() {
+  instance=$(sed -n 's/.*"instance_id": *"\([^"]*\)".*/\1/p' "$state_dir/node.json" 2>/dev/null)
   # shellcheck disable=SC2013
   for cmdline in $(grep -laF -e --id /proc/[0-9]*/cmdline 2>/dev/null); do
     process=${cmdline%/cmdline}
     if timeout 5 head -c 1048576 "$cmdline" 2>/dev/null | tr -s '\000[:space:]' '\n' |
       awk '$0 == "execute" { execute = 1 } before == "--id" { id = 1 } { before = $0 } END { exit !(execute && id) }' &&
-      ! grep -qza '^SCALER_SLOT_DIR=' "$process/environ" 2>/dev/null; then
+      ! grep -qza '^SCALER_SLOT_DIR=' "$process/environ" 2>/dev/null &&
+      case $(sed -zn '/^CLEARML_WORKER_ID=/p' "$process/environ" 2>/dev/null | tr -d '\000') in
+        '' | *"$instance"*) true ;;
+        *) false ;;
+      esac; then
       echo "process ${process#/proc/} carries out a task"
       return
     fi
@@ -217,9 +222,9 @@ for slot in "$state_dir"/slots/*; do
     fi
   fi
 done
-work=$(work_of_stock_agents)
+work=$(containers)
 if [ -z "$work" ]; then
-  work=$(containers)
+  work=$(work_of_stock_agents)
 fi
 if [ -n "$work" ]; then
   say "$DEADMAN_WHY, but $work: the machine stays on."

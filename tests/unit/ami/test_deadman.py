@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -19,6 +20,9 @@ from scaler_plugin.agent.slot_record import SlotRecord, boottime, write_record
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
 from scaler_plugin.node.heartbeat import beat
 
+#: The script looks at all processes of the machine, so no two of these tests run at once.
+pytestmark = pytest.mark.xdist_group("deadman")
+
 SCRIPT = Path(__file__).parents[3] / "ami" / "deadman.sh"
 LONG_DEAD = ProcessKey(2**22 + 1, 1)  # above the kernel's largest process id
 
@@ -32,6 +36,8 @@ class Node:
         self.slot.mkdir(parents=True)
         self.gate = self.slot / "gate.lock"
         self.gate.touch()
+        self.instance = f"i-{os.urandom(8).hex()}"
+        (self.state_dir / "node.json").write_text(json.dumps({"identity": {"instance_id": self.instance}}))
         self._recorders = folder / "bin"
         self._recorders.mkdir()
         self._done = folder / "done"
@@ -268,7 +274,7 @@ def test_a_link_or_a_pipe_in_place_of_a_slots_files_neither_stops_nor_fools_it(n
 )
 def test_a_task_of_a_stock_agent_keeps_the_machine_on(node: Node, running: Running, words: tuple[str, ...]) -> None:
     node.sidecar_silent_for(5)
-    pid = running.start("", *words, CLEARML_WORKER_ID="w")
+    pid = running.start("", *words, CLEARML_WORKER_ID=f"c:p:c5.large:{node.instance}:0")
     assert f"process {pid} carries out a task: the machine stays on" in node.look()
     assert not node.powered_off
     running.end()
@@ -281,7 +287,21 @@ def test_a_task_of_a_stock_agent_keeps_the_machine_on(node: Node, running: Runni
 )
 def test_a_command_that_carries_out_no_task_is_no_work(node: Node, running: Running, words: tuple[str, ...]) -> None:
     node.sidecar_silent_for(5)
-    running.start("", *words)
+    running.start("", *words, CLEARML_WORKER_ID=f"c:p:c5.large:{node.instance}:0")
+    node.look()
+    assert node.powered_off
+
+
+def test_a_task_whose_agent_is_not_known_keeps_the_machine_on(node: Node, running: Running) -> None:
+    node.sidecar_silent_for(5)
+    pid = running.start("", "execute", "--id", "t1")
+    assert f"process {pid} carries out a task: the machine stays on" in node.look()
+
+
+def test_a_task_of_another_machines_agent_is_none_of_this_one(node: Node, running: Running) -> None:
+    """As a process of a container, or on a machine that plays several nodes."""
+    node.sidecar_silent_for(5)
+    running.start("", "execute", "--id", "t1", CLEARML_WORKER_ID="c:p:c5.large:i-another")
     node.look()
     assert node.powered_off
 
