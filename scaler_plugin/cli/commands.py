@@ -32,6 +32,6 @@ COMMANDS = (
     LazyCommand(
         "agent", "scaler_plugin.cli.agent:agent", "Run this node's clearml-agent on one slot.", passthrough=True
     ),
-    LazyCommand("demo", "scaler_plugin.cli.demo:demo", "Watch a cluster's whole life on this machine, in a minute."),
+    LazyCommand("demo", "scaler_plugin.cli.demo:demo", "Watch a cluster's whole life on this machine."),
     LazyCommand("localcloud", "scaler_plugin.cli.localcloud:app", "A whole cloud on this machine, to play with."),
 )

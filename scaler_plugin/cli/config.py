@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scaler_plugin.cli.options import ClusterOption, ConfigOption, EtcdOption, connect, open_cluster
+from scaler_plugin.cli.wrapping import fitted
 from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
 from scaler_plugin.config.pool_schema import is_image_id
@@ -37,17 +39,32 @@ def validate(file: FileArgument) -> None:
     config = load_file(file)
     typer.echo(f"{file} is valid.")
     for line in _summary(config):
-        typer.echo(line)
+        typer.echo(fitted(line, sys.stdout))
 
 
 @app.command()
-def push(file: FileArgument, etcd: EtcdOption = None, cluster: ClusterOption = None) -> None:
+def push(
+    file: FileArgument,
+    etcd: Annotated[
+        str | None,
+        typer.Option(
+            "--etcd",
+            metavar="HOST:PORT,…",
+            help="etcd's endpoints. Otherwise the variable SCALER_ETCD, then FILE, then 127.0.0.1:2379.",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="NAME", help="Refuse to push unless FILE is for this cluster."),
+    ] = None,
+) -> None:
     """Publish a configuration: every node of the cluster follows it within one poll interval.
 
     A file with a mistake is refused before anything is written. If somebody else pushes at the same moment, one of the two is
-    refused and told so. The cluster is the one that the file names; --cluster or SCALER_CLUSTER only guards against pushing
-    to another by mistake. An image that is not named by its id is looked up, which takes AWS credentials: the stack says which it
-    is, since leaders may launch no other (`bootstrap apply` takes a newer one); without a stack, EC2 and Systems Manager do.
+    refused and told so. FILE is also what --config is for other commands: it names the cluster and says how to reach etcd.
+    --cluster or SCALER_CLUSTER only guards against pushing to another by mistake. An image that is not named by its id is looked
+    up, which takes AWS credentials: the stack says which it is, since leaders may launch no other (`bootstrap apply` takes a newer
+    one); without a stack, EC2 and Systems Manager do.
     """
     config = load_file(file)
     named = cluster or os.environ.get("SCALER_CLUSTER")

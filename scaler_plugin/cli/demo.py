@@ -50,7 +50,9 @@ def demo(
         typer.Option("--ec2-endpoint", metavar="URL", help="Another EC2 endpoint, such as another local cloud's."),
     ] = None,
 ) -> None:
-    """Watch a cluster's whole life on this machine, in about a minute: no AWS account, no ClearML server needed.
+    """Watch a cluster's whole life on this machine: no AWS account, no ClearML server needed.
+
+    It takes half a minute on an idle machine of two cores, and longer on a busy one.
 
     One standby sidecar is started, and a few tasks are put into two queues. The sidecar leads, launches instances (local
     processes here) for the tasks; their agents run them; idle instances end themselves. Everything is a real process on

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from scaler_plugin.coordination.etcd_connection import Access
     from scaler_plugin.etcd_care.health import EtcdHealth, Findings
 
+#: Width where nobody looks at a terminal: everything fits.
+PIPED_WIDTH = 200
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -176,27 +179,33 @@ def _members_of(identity: Path, config_file: Path | None) -> str | None:
     return found[-1] if found else None
 
 
+#: From left to right; the last ones are left out where the terminal is narrow.
+_COLUMNS = ("endpoint", "version", "role", "data", "of", "certificate until")
+
+
 def _print_table(health: EtcdHealth, findings: Findings) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
     from scaler_plugin.etcd_care.health import shown_size  # noqa: PLC0415
+    from scaler_plugin.status.grid import Column, Layout, table  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("member", "endpoint", "version", "role", "data", "of", "certificate until"):
-        table.add_column(column)
-    for member in health.members:
-        table.add_row(
-            member.name,
-            member.endpoint,
-            member.version or "-",
-            ("leader" if member.leads else "follower") if member.answers else "does not answer",
-            shown_size(member.size) if member.answers else "-",
-            shown_size(member.quota) if member.quota else "-",
-            f"{member.certificate_ends:%Y-%m-%d}" if member.certificate_ends else "-",
-        )
+    rows = [
+        {
+            "member": member.name,
+            "endpoint": member.endpoint,
+            "version": member.version or "-",
+            "role": ("leader" if member.leads else "follower") if member.answers else "does not answer",
+            "data": shown_size(member.size) if member.answers else "-",
+            "of": shown_size(member.quota) if member.quota else "-",
+            "certificate until": f"{member.certificate_ends:%Y-%m-%d}" if member.certificate_ends else "-",
+        }
+        for member in health.members
+    ]
+    columns = [Column("member", ""), *(Column(name, name) for name in _COLUMNS)]
     console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+    width = console.width if console.is_terminal else PIPED_WIDTH
+    for line in table("MEMBERS", [Layout(columns), Layout(columns[:4])], rows, width):
+        console.print(line)
     for problem in findings.problems:
         console.print(f"Problem: {problem}", style="red", markup=False)
     for note in findings.notes:

@@ -7,6 +7,7 @@ and ends the process with the error's exit code; every other exception is a bug 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,11 @@ class LazyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except ScalerError as error:
-            typer.echo(str(error), err=True)
+            from scaler_plugin.cli.wrapping import fitted  # noqa: PLC0415
+
+            # A sentence may end with a command to copy, which the terminal itself breaks so that it stays one; a list has none.
+            text = str(error)
+            typer.echo(fitted(text, sys.stderr) if "\n" in text else text, err=True)
             raise typer.Exit(error.exit_code) from None
 
     def _entry(self, name: str) -> LazyCommand | None:

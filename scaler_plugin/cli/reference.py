@@ -27,8 +27,8 @@ sentence on stderr: what failed, on what, what to do. A traceback is a bug.
 _ENVIRONMENT = """\
 ## Environment
 
-An option comes before a variable, a variable before the file of `--config`. On a node, commands that are told no cluster mean its own, by
-what `boot` wrote; that and the login to etcd are root's, so: `sudo scaler-sidecar status`.
+An option comes before a variable, a variable before the file of `--config`. On a node, commands that are told no cluster mean
+its own, by what `boot` wrote; that and the login to etcd are root's, so: `sudo scaler-sidecar status`.
 
 | variable | what it is |
 | --- | --- |
@@ -108,8 +108,9 @@ def _metavar(parameter: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
-    told = getattr(parameter, "show_default", True)
-    if parameter.default in (None, False, True, ()) or parameter.required or callable(parameter.default) or not told:
+    told, default = getattr(parameter, "show_default", True), parameter.default
+    nothing = default in (None, "", ()) or isinstance(default, bool)
+    if nothing or parameter.required or callable(default) or not told:
         return ""
     return f" Default: `{_cell(str(parameter.default))}`."
 

@@ -1,4 +1,4 @@
-"""``scaler-sidecar status``: the cluster at a glance, from etcd alone."""
+"""``scaler-sidecar status``: the cluster at a glance, as etcd has it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def status(
 ) -> None:
     """Show who leads, what is wrong and what to do, what waits and why, pools, launches and nodes.
 
-    Reads etcd once and nothing else: no rights at AWS or ClearML are needed, and the answer takes well under a second.
-    Waiting tasks and the problems come from the leader's last pass; everything else is as of now.
+    Reads etcd once and nothing else: no rights at EC2 or ClearML are needed, and at AWS only where the configuration keeps the
+    login to etcd there. Waiting tasks and the problems come from the leader's last pass; everything else is as of now.
 
     Exit codes: 0 when etcd answered, whatever the cluster's state; 2 wrong usage; 3 etcd cannot be used.
     """

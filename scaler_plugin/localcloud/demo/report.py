@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -57,10 +58,14 @@ class DemoReport:
 
     def show(self, console: Console) -> None:
         """Print the tables and the verdict."""
-        console.print(Group(Text(), self._tasks(), Text(), self._instances(), Text(), self._leaders(), Text()))
+        for table in (self._tasks(), self._instances(), self._leaders()):
+            console.print()
+            for line in _lines(console, table):
+                console.print(line)
+        console.print()
         console.print(self._verdict())
 
-    def _tasks(self) -> RenderableType:
+    def _tasks(self) -> Table:
         table = _table("Task", "Queue", "Status", ">Waited", ">Ran", "Node")
         for task in self.scene.tasks:
             style = "green" if task.status in DONE else "red"
@@ -69,14 +74,14 @@ class DemoReport:
             )
         return table
 
-    def _instances(self) -> RenderableType:
+    def _instances(self) -> Table:
         table = _table("Instance", "Pool", ">Launched at", ">Ended at", "Ended by")
         for instance in self.scene.instances:
             by = _ENDED_BY.get(instance.ended_by or "", "-") if not instance.left else Text(instance.state, "red")
             table.add_row(instance.id, instance.pool, _s(instance.launched_s), _s(instance.ended_s), by)
         return table
 
-    def _leaders(self) -> RenderableType:
+    def _leaders(self) -> Table:
         table = _table("Leader", ">Term", ">From", ">To")
         for term in self.scene.terms:
             table.add_row(term.node, str(term.term), _s(term.from_s), _s(term.to_s))
@@ -101,6 +106,14 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
     return table
+
+
+def _lines(console: Console, table: Table) -> Iterator[Text]:
+    """The table without the blanks that fill its last column."""
+    for segments in console.render_lines(table, pad=False):
+        line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
+        line.rstrip()
+        yield line
 
 
 def _s(seconds: float | None) -> str:
