@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 #: Longer than any test looks; then the client gets its answer anyway.
-PATIENCE_S = 300.0
+PATIENCE_S = 1800.0
 
 
 class GitServer:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import pytest
 import requests
 
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
+
+from ..waiting import PATIENCE_S, STARTING_S, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -69,7 +70,7 @@ class Site:
         children = psutil.Process(self.agent.pid).children(recursive=True) if self.agent.poll() is None else []
         self.agent.terminate()
         try:
-            self.agent.wait(20)
+            self.agent.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.agent.kill()
             self.agent.wait()
@@ -83,14 +84,20 @@ class Site:
         script.write_text(source)
         command = [sys.executable, "-c", CREATE, name, str(script)]
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=90, check=False, cwd=self.folder
+            command,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=STARTING_S,
+            check=False,
+            cwd=self.folder,
         )
         assert done.returncode == 0, done.stderr
         return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("ID "))
 
     def call(self, action: str, **data: Any) -> dict[str, Any]:
         keys = (self.api.access_key, self.api.secret_key)
-        response = requests.post(f"{self.api.url}/{action}", json=data, auth=keys, timeout=10)
+        response = requests.post(f"{self.api.url}/{action}", json=data, auth=keys, timeout=PATIENCE_S)
         assert response.ok, response.text
         answer: dict[str, Any] = response.json()["data"]
         return answer
@@ -99,12 +106,13 @@ class Site:
         task: dict[str, Any] = self.call("tasks.get_by_id", task=task_id)["task"]
         return task
 
-    def wait_for_task(self, task_id: str, reached: Callable[[dict[str, Any]], bool], deadline_s: float = 90) -> None:
+    def wait_for_task(self, task_id: str, reached: Callable[[dict[str, Any]], bool]) -> None:
         """Wait until the task is as wanted."""
-        end = time.monotonic() + deadline_s
-        while not reached(task := self.task(task_id)):
-            assert time.monotonic() < end, f"{task['status']}: {(self.folder / 'agent.log').read_text()[-3000:]}"
-            time.sleep(0.2)
+
+        def seen() -> str:
+            return f"{self.task(task_id)['status']}: {(self.folder / 'agent.log').read_text()[-3000:]}"
+
+        until(lambda: reached(self.task(task_id)), "the task as wanted", STARTING_S, seen=seen, every_s=0.2)
 
     def console(self, task_id: str) -> str:
         return "".join(event["msg"] for event in self.call("events.get_task_log", task=task_id)["events"])
@@ -141,7 +149,7 @@ def test_an_aborted_task_is_stopped_by_its_agent(site: Site) -> None:
     site.wait_for_task(task_id, lambda task: task["status_reason"] == "worker starting task execution")
     assert site.call("tasks.stop", task=task_id)["fields"]["status_message"] == "stopping"
     site.wait_for_task(task_id, lambda task: task["status"] == "stopped")
-    transitions = requests.get(f"{site.api.url}/_transitions", timeout=10).json()
+    transitions = requests.get(f"{site.api.url}/_transitions", timeout=PATIENCE_S).json()
     ours = [line for line in transitions if line["task"] == task_id]
     assert [line["to"] for line in ours if line["to"] != line["from"]] == [
         "created",
@@ -154,5 +162,5 @@ def test_an_aborted_task_is_stopped_by_its_agent(site: Site) -> None:
 
 def test_an_agent_that_is_asked_to_end_leaves_the_list_of_workers(site: Site) -> None:
     site.agent.send_signal(signal.SIGTERM)
-    site.agent.wait(120)
+    site.agent.wait(STARTING_S)
     assert site.call("workers.get_all")["workers"] == []

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from scaler_plugin.clearml_server.credentials import Credentials
 from scaler_plugin.clearml_server.requeue_count import requeues_in
 from scaler_plugin.cloud.metadata import SpotInterruption
 from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.coordination.etcd_store import open_store
 from scaler_plugin.coordination.events import Event
 from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.handbacks import read_handbacks
@@ -29,9 +31,14 @@ from scaler_plugin.localcloud.imds import read_facts, write_facts
 from scaler_plugin.localcloud.interruption import Interruption
 from scaler_plugin.localcloud.world import World, WorldOptions
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+from ..waiting import PATIENCE_S, until
 
-STEPS = 12
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
+
+#: How many steps are left for the second run.
+STEPS_LEFT = 3
+#: For a boot, a task's start or the whole of a handing back.
+LONG_S = 240.0
 QUEUE = "spot-tasks"
 
 CONFIG = """
@@ -49,7 +56,8 @@ pools:
     cpu_only: true
 {more}"""
 
-#: Counts to STEPS, a step a second, each of them written down with process id and time. Resumes after what was saved.
+#: Counts a step a second, each of them written down with process id and time: for ever, so that it never ends before it is
+#: interrupted. Where something was saved it resumes after that, and has some steps left.
 TASK = """\
 import os, signal, sys, time
 from pathlib import Path
@@ -62,9 +70,10 @@ def save(*_):
 
 saved = folder / "saved"
 step = int(saved.read_text()) if saved.exists() else 0
+last = step + {left} if saved.exists() else float("inf")
 (folder / "pid").write_text(str(os.getpid()))
 {prepare}
-while step < {steps}:
+while step < last:
     time.sleep(1)
     step += 1
     with (folder / "steps").open("a") as steps:
@@ -89,15 +98,17 @@ class Cluster:
         self.world = world
         self.notebook = notebook
         # Not before etcd's client: clearml loads protobuf in a way that etcd3 cannot use.
-        self._store = world.open_store()
+        self._store = open_store(world.address.etcd.endpoints, timeout_s=PATIENCE_S)
         from scaler_plugin.clearml_server.session import DaemonSession  # noqa: PLC0415
 
         environment = world.clearml_environment()
         os.environ.update(environment)
         keys = (environment.get("CLEARML_API_ACCESS_KEY"), environment.get("CLEARML_API_SECRET_KEY"))
-        self._session = DaemonSession(Credentials(environment["CLEARML_API_HOST"], *keys, "the environment"), 5.0)
+        self._session = DaemonSession(
+            Credentials(environment["CLEARML_API_HOST"], *keys, "the environment"), PATIENCE_S
+        )
         world.start_standby()
-        diff = TASK.format(folder=str(notebook), prepare=prepare, steps=STEPS)
+        diff = TASK.format(folder=str(notebook), prepare=prepare, left=STEPS_LEFT)
         script = {"binary": "python3", "repository": "", "entry_point": "count.py", "working_dir": ".", "diff": diff}
         created = self._session.call("tasks.create", {"name": "count", "type": "training", "script": script})
         self.task = TaskId(created["id"])
@@ -134,12 +145,17 @@ class Cluster:
         write_facts(facts, replace(read_facts(facts), spot_interruption=SpotInterruption("terminate", now + 120.0)))
         return now
 
-    def until(self, condition: Callable[[], object], patience_s: float) -> float:
-        began = time.monotonic()
-        while not condition():
-            assert time.monotonic() - began < patience_s, (self.status(), self.workers(), self.events(), self.steps())
-            time.sleep(0.1)
+    def until(self, what: str, condition: Callable[[], object]) -> float:
+        """When it was seen."""
+
+        def seen() -> object:
+            return self.status(), self.workers(), self.events(), self.steps()
+
+        until(condition, what, LONG_S, seen=seen, every_s=0.1)
         return time.time()
+
+    def told(self, kind: str) -> list[Event]:
+        return [event for event in self.events() if event.kind == kind]
 
     def state(self, node: Node) -> NodeState | None:
         return next((other.state for other in self.workers() if other.instance_id == node.instance_id), None)
@@ -156,60 +172,56 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     notebook = folder / "notebook"
     notebook.mkdir()
-    opened: list[tuple[World, Cluster]] = []
 
     def start(prepare: str, more: str = "") -> Cluster:
         config = parse_yaml(CONFIG.format(queue=QUEUE, more=more.format(folder=notebook)), "test")
-        world = World(WorldOptions(config=config, boot_delay_s=0.0), Interruption())
-        world.__enter__()
-        cluster = Cluster(world, notebook, prepare)
-        opened.append((world, cluster))
-        return cluster
+        world = worlds.enter_context(World(WorldOptions(config=config, boot_delay_s=0.0), Interruption()))
+        return worlds.enter_context(closing(Cluster(world, notebook, prepare)))
 
     try:
-        yield start
+        with ExitStack() as worlds:
+            yield start
     finally:
-        for world, cluster in opened:
-            cluster.close()
-            world.__exit__(None, None, None)
         os.environ.clear()
         os.environ.update(environment)
         shutil.rmtree(folder)
 
 
 def run_until_interrupted(cluster: Cluster) -> tuple[Node, float]:
-    cluster.until(lambda: len(cluster.steps()) >= 2, 60)
+    cluster.until("the task counts", lambda: len(cluster.steps()) >= 2)
     [node] = cluster.workers()
     return node, cluster.interrupt(node)
 
 
 def must_have_resumed(cluster: Cluster, node: Node) -> None:
     """The task ran in two processes, never both at once; the second went on where the first had saved, and came to its end."""
-    cluster.until(lambda: cluster.status()["status"] == "completed", 90)
+    cluster.until("the task completes", lambda: cluster.status()["status"] == "completed")
     steps = cluster.steps()
     first, second = dict.fromkeys(pid for pid, _, _ in steps)
-    assert [step for pid, step, _ in steps if pid == second][-1] == STEPS
     saved = int((cluster.notebook / "saved").read_text())
-    assert next(step for pid, step, _ in steps if pid == second) == saved + 1
+    assert [step for pid, step, _ in steps if pid == second] == [saved + 1 + n for n in range(STEPS_LEFT)]
     assert max(at for pid, _, at in steps if pid == first) < min(at for pid, _, at in steps if pid == second)
     assert cluster.requeues() == 1
-    assert cluster.promises() == 0
-    assert cluster.state(node) in (None, NodeState.RETIRING), "the instance that EC2 takes works again"
-    assert cluster.until(lambda: not cluster.workers(), 60)
+    cluster.until("every promise is kept", lambda: cluster.promises() == 0)
+    # Its system may still shut down when the task has ended elsewhere.
+    cluster.until("the instance that EC2 takes leaves", lambda: cluster.state(node) in (None, NodeState.RETIRING))
+    cluster.until("no node is left", lambda: not cluster.workers())
 
 
 def test_the_hook_lets_the_task_save_its_state_and_it_resumes_on_another_instance(play: Callable[..., Cluster]) -> None:
     cluster = play("signal.signal(signal.SIGUSR1, save)", HOOK)
     node, noticed_at = run_until_interrupted(cluster)
 
-    closed_at = cluster.until(lambda: cluster.state(node) is NodeState.INTERRUPTED, 15)
-    back_at = cluster.until(lambda: cluster.requeues() == 1, 60)
+    cluster.until("the notice is known", lambda: cluster.told("interrupted"))
+    back_at = cluster.until("the task is back in its queue", lambda: cluster.requeues() == 1)
 
     hook_ended_at = float((cluster.notebook / "hook-ended").read_text())
     assert (cluster.notebook / "told").read_text().split() == [cluster.task, "terminate"]
-    print(f"closed after {closed_at - noticed_at:.1f} s, back {back_at - hook_ended_at:.1f} s after the hook")
+    (interrupted,) = cluster.told("interrupted")
+    assert interrupted.about == node.instance_id
+    print(f"closed after {interrupted.at - noticed_at:.1f} s, back {back_at - hook_ended_at:.1f} s after the hook")
     must_have_resumed(cluster, node)
-    assert {"interrupted", "hook_ended", "task_handed_back"} <= {event.kind for event in cluster.events()}
+    cluster.until("all of it is told", lambda: all(map(cluster.told, ("hook_ended", "task_handed_back"))))
 
 
 def test_the_tasks_own_abort_callback_saves_its_state(play: Callable[..., Cluster]) -> None:
@@ -218,10 +230,9 @@ def test_the_tasks_own_abort_callback_saves_its_state(play: Callable[..., Cluste
         "Task.init(project_name='spot', task_name='count').register_abort_callback(save, callback_execution_timeout=20.0)"
     )
     cluster = play(prepare)
-    cluster.until(lambda: len(cluster.steps()) >= 1, 90)
     node, _ = run_until_interrupted(cluster)
 
-    cluster.until(lambda: cluster.requeues() == 1, 60)
+    cluster.until("the task is back in its queue", lambda: cluster.requeues() == 1)
 
     must_have_resumed(cluster, node)
-    assert not any(event.kind == "hook_failed" for event in cluster.events())
+    assert not cluster.told("hook_failed")

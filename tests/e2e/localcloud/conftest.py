@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from ...waiting import STARTING_S, until
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -68,10 +69,7 @@ def command(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 @pytest.fixture
 def wait() -> Callable[..., None]:
-    def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"it did not happen within {seconds} s"
-            time.sleep(0.05)
+    def wait_until(condition: Callable[[], object]) -> None:
+        until(condition, patience_s=STARTING_S)
 
-    return until
+    return wait_until

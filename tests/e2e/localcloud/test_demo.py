@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+from ...waiting import STARTING_S
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
+
+#: For the whole of a demo.
+DEMO_S = 300.0
 
 Command = Callable[..., "subprocess.Popen[str]"]
 
@@ -19,7 +24,7 @@ def test_three_tasks_in_two_queues_complete_and_nothing_is_left(
     command: Command, folder: Path, left_of: Callable[[Path], list[str]]
 ) -> None:
     demo = command("demo", "--json", "--task-seconds", "2", "--idle-timeout", "4s", "--boot-delay", "1s")
-    out, err = demo.communicate(timeout=150)
+    out, err = demo.communicate(timeout=DEMO_S)
 
     assert demo.returncode == 0, err
     report = json.loads(out)  # fails if anything but one object was printed
@@ -48,8 +53,8 @@ def test_three_tasks_in_two_queues_complete_and_nothing_is_left(
 def test_another_node_leads_after_the_leader_was_killed(
     command: Command, folder: Path, left_of: Callable[[Path], list[str]]
 ) -> None:
-    demo = command("demo", "--json", "--kill-leader", "--task-seconds", "6", "--idle-timeout", "5s")
-    out, err = demo.communicate(timeout=180)
+    demo = command("demo", "--json", "--kill-leader", "--task-seconds", "10", "--idle-timeout", "8s")
+    out, err = demo.communicate(timeout=DEMO_S)
 
     assert demo.returncode == 0, err
     report = json.loads(out)
@@ -81,7 +86,7 @@ def test_an_interrupted_demo_leaves_nothing(
         if moment in line:
             break
     demo.send_signal(number)
-    out, _ = demo.communicate(timeout=60)
+    out, _ = demo.communicate(timeout=STARTING_S)
 
     assert demo.returncode == 128 + number
     assert out == "" or json.loads(out)["ok"] is False
@@ -100,20 +105,20 @@ def test_a_killed_demo_leaves_no_process_and_the_next_cloud_removes_its_files(
     assert left_of(folder) != []
     demo.kill()
 
-    wait(lambda: left_of(folder) == [], 20)
+    wait(lambda: left_of(folder) == [])
     assert len(list(folder.iterdir())) == 1
     successor = command("localcloud", "up")
     assert successor.stdout is not None
     assert any(line == "READY\n" for line in successor.stdout)
     assert len(list(folder.iterdir())) == 1, "the folder of the killed one is removed by whoever comes next"
     successor.terminate()
-    assert successor.wait(30) == 0
+    assert successor.wait(STARTING_S) == 0
     assert list(folder.iterdir()) == []
 
 
 def test_keep_leaves_the_logs_and_says_where(command: Command, folder: Path) -> None:
     demo = command("demo", "--tasks", "1", "--task-seconds", "1", "--idle-timeout", "2s", "--boot-delay", "0", "--keep")
-    out, err = demo.communicate(timeout=120)
+    out, err = demo.communicate(timeout=DEMO_S)
 
     assert demo.returncode == 0, out + err
     kept = Path(out.strip().splitlines()[-1].removeprefix("Kept: "))
@@ -125,7 +130,7 @@ def test_keep_leaves_the_logs_and_says_where(command: Command, folder: Path) -> 
 
 def test_wrong_options_are_sentences(command: Command) -> None:
     demo = command("demo", "--idle-timeout", "10")
-    out, err = demo.communicate(timeout=60)
+    out, err = demo.communicate(timeout=STARTING_S)
 
     assert demo.returncode == 2
     assert out == ""

@@ -14,6 +14,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from ...waiting import STARTING_S
+
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -73,23 +75,24 @@ def test_a_standby_from_outside_makes_it_a_cluster(
     def states() -> list[str]:
         return [i["State"]["Name"] for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
 
-    wait(lambda: states() == ["running"], 60)
+    # Not "is running": by then it may have run the task and ended.
+    wait(lambda: states() not in ([], ["pending"]))
+    assert len(states()) == 1
     session = [sys.executable, "-c", f"{STATUS}print(status('{enqueued.stdout.strip()}'))"]
     wait(
         lambda: (
             subprocess.run(session, env=environment, capture_output=True, text=True, check=True).stdout.strip()
             == "completed"
-        ),
-        60,
+        )
     )
     (instance,) = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
     ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
-    wait(lambda: states() == ["terminated"], 30)
+    wait(lambda: states() == ["terminated"])
 
     standby.terminate()
-    assert standby.wait(30) == 0
+    assert standby.wait(STARTING_S) == 0
     cloud.send_signal(signal.SIGINT)
-    assert cloud.wait(30) == 0
+    assert cloud.wait(STARTING_S) == 0
     assert left_of(folder) == []
     assert list(folder.iterdir()) == []
     for url in (exports["CLEARML_API_HOST"], exports["AWS_ENDPOINT_URL_EC2"], exports["SCALER_ETCD"]):
@@ -126,7 +129,7 @@ def test_ports_and_a_configuration_of_ones_own(command: Command, folder: Path, t
     assert exports["SCALER_CLUSTER"] == "mine"
     assert [exports[n].rpartition(":")[2] for n in ("SCALER_ETCD", "AWS_ENDPOINT_URL_EC2", "CLEARML_API_HOST")] == ports
     shown = command("config", "show", **exports)
-    out, err = shown.communicate(timeout=30)
+    out, err = shown.communicate(timeout=STARTING_S)
     assert "ami-0a1b2c3d4e5f67890" in out, err
     assert "10.0.0.5" not in out
     assert "clear.ml" not in out
@@ -139,7 +142,7 @@ def test_ports_and_a_configuration_of_ones_own(command: Command, folder: Path, t
     ).describe_images(ImageIds=["ami-0a1b2c3d4e5f67890"])["Images"]
     assert len(images) == 1
     cloud.send_signal(signal.SIGTERM)
-    assert cloud.wait(30) == 0
+    assert cloud.wait(STARTING_S) == 0
 
 
 def test_a_port_that_is_taken_is_a_sentence(command: Command, folder: Path) -> None:
@@ -147,7 +150,7 @@ def test_a_port_that_is_taken_is_a_sentence(command: Command, folder: Path) -> N
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         cloud = command("localcloud", "up", "--clearml-port", str(taken.getsockname()[1]))
-        out, err = cloud.communicate(timeout=60)
+        out, err = cloud.communicate(timeout=STARTING_S)
 
     assert cloud.returncode == 1
     assert "READY" not in out

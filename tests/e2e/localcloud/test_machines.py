@@ -18,6 +18,8 @@ from scaler_plugin.localcloud.machines.layer import Machines
 from scaler_plugin.localcloud.machines.process import MachineProcess
 from scaler_plugin.localcloud.machines.process_tree import marked
 
+from ...waiting import STARTING_S
+
 pytestmark = pytest.mark.real
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("fake_sidecar.py")))
@@ -62,7 +64,7 @@ def test_it_boots_again_until_it_succeeds_and_then_runs_a_sidecar_and_an_agent_a
 @pytest.mark.parametrize("unit", ["sidecar", "agent-0"])
 def test_what_is_killed_is_started_again(unit: str, machines: Callable[..., MachineProcess], wait: Wait) -> None:
     machine = machines()
-    first = machine.wait_for(unit, 20)
+    first = machine.wait_for(unit, STARTING_S)
     os.kill(first, signal.SIGKILL)
 
     wait(lambda: machine.report.units.get(unit) not in (None, first))
@@ -98,6 +100,7 @@ def test_the_power_button_does_the_same(machines: Callable[..., MachineProcess],
 def test_without_power_everything_is_gone_at_once(machines: Callable[..., MachineProcess], wait: Wait) -> None:
     machine = machines()
     wait(lambda: "agent runs" in machine.folder.console.read_text())
+    wait(lambda: machine.report.phase is Phase.RUNNING)
     wait(lambda: len(marked(str(machine.folder.path))) >= 5)  # supervisor, sidecar, agent and what it left behind
     machine.cut_power()
 
@@ -174,8 +177,9 @@ class PlayedEc2:
 
     def _tell(self, instance_id: str, state: str) -> None:
         self._check()
-        self.states[instance_id] = state
+        # The state last: it is what a test waits for.
         self.told.append((instance_id, state))
+        self.states[instance_id] = state
 
     def _check(self) -> None:
         if self.away:
@@ -206,8 +210,8 @@ def test_a_pending_instance_gets_a_machine_that_ends_when_it_is_terminated(
     wait(lambda: ec2.states["i-1"] == "terminated")
     assert ec2.told[-2] == ("i-1", "in order")
     assert ("i-1", "shutting-down") not in ec2.told
-    assert b"the power button was pressed" in ec2.consoles["i-1"]
-    assert layer.reports() == ()
+    wait(lambda: b"the power button was pressed" in ec2.consoles["i-1"])
+    wait(lambda: layer.reports() == ())
 
 
 def test_an_instance_that_loses_power_says_so(layer: Machines, ec2: PlayedEc2, wait: Wait) -> None:
