@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scaler_plugin.cli.wrapping import fitted
 from scaler_plugin.errors import ConfigError, HostError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _show_report(imported: Imported) -> None:
         if lines:
             typer.echo(f"{title}:")
             for line in lines:
-                typer.echo(f"  {line.key}: {line.text}.")
+                typer.echo(fitted(f"  {line.key}: {line.text}.", sys.stdout))
 
 
 def _refuse_existing(file: Path, force: bool) -> None:
