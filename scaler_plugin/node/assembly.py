@@ -74,6 +74,7 @@ class AssembledNode:
     store: Store
     election: Election
     registry: Registry
+    tell_crash: Callable[[str], None]
     interruptions: Interruptions | None = None
 
 
@@ -116,6 +117,9 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         own = setup.identity.instance_id
         Journal(store, keys, clock).record("cannot_lead", own, f"{own} was elected and cannot lead: {why}")
 
+    def tell_crash(sentence: str) -> None:
+        Journal(store, keys, clock).record("service_crashed", setup.identity.instance_id, sentence)
+
     host = LocalHost(vitals_watch(setup, clock))
     ports = NodePorts(store, keys, _gates(setup, directory, clock, server), host, clock, fleet, server)
     leading = Leading(settings, election, clock, leader, report_unfit)
@@ -135,7 +139,7 @@ def assemble(setup: NodeSetup, directory: Path) -> AssembledNode:
         protections=reasons.protections,
         probing=probing,
     )
-    return AssembledNode(sidecar, leading, store, election, registry, reasons.interruptions)
+    return AssembledNode(sidecar, leading, store, election, registry, tell_crash, reasons.interruptions)
 
 
 def open_fleet(setup: NodeSetup, aws: AwsConfig | None) -> Fleet:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -17,6 +16,7 @@ from scaler_plugin.node.assembly import assemble
 from scaler_plugin.node.control import ControlSockets
 from scaler_plugin.node.heartbeat import beat
 from scaler_plugin.node.notify import notify
+from scaler_plugin.node.service_thread import ServiceThread
 from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.sidecar.service import STEP_S
 
@@ -50,8 +50,10 @@ def run(setup: NodeSetup, directory: Path) -> None:
             Renewal("registration", node.registry.renew, node.registry.renew_every_s),
         ]
     )
-    leading = _ServiceThread("leading", node.leading)
-    interruptions = _ServiceThread("interruptions", node.interruptions) if node.interruptions else None
+    leading = ServiceThread("leading", node.leading, node.tell_crash, node.leading.recover)
+    interruptions = (
+        ServiceThread("interruptions", node.interruptions, node.tell_crash) if node.interruptions is not None else None
+    )
     watch = node.election.watch(leading.wake)
     log.info("sidecar_starts", instance=setup.identity.instance_id, cluster=setup.identity.cluster)
     try:
@@ -80,45 +82,3 @@ def run(setup: NodeSetup, directory: Path) -> None:
         sockets.close()
         node.store.close()
         log.info("sidecar_stopped", instance=setup.identity.instance_id)
-
-
-class _Service(Protocol):
-    def step(self) -> None: ...
-
-    def seconds_to_next_step(self) -> float: ...
-
-    def stop(self) -> None: ...
-
-
-class _ServiceThread:
-    """Drives a service beside the sidecar's own loop."""
-
-    def __init__(self, name: str, service: _Service) -> None:
-        self._name = name
-        self._service = service
-        self._wake = threading.Event()
-        self._stopping = False
-        # A daemon: a pass that waits for EC2 must not keep a process from ending that has resigned already.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._wake.set()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                self._service.step()
-            except Exception:
-                # A bug. The node must go on reporting and retiring, so it lives without this service.
-                log.exception("service_crashed", service=self._name)
-                self._service.stop()
-                return
-            self._wake.wait(self._service.seconds_to_next_step())

@@ -30,6 +30,9 @@ BLIND_LIMIT_S = 60.0
 CANDIDATE_STEP_S = 5.0
 
 
+#: So many passes in a row that ended with an error which nobody has foreseen: another node may do better.
+CRASHES_BEFORE_HANDOVER = 3
+
 #: After a pass in which etcd failed. The leadership goes on until its deadline, and etcd may be back by then.
 RETRY_S = 1.0
 
@@ -62,7 +65,7 @@ class Leading:
         self._stopped = False
 
     def step(self) -> None:
-        """One pass: campaign or lead. Nothing that the outside does wrong is raised."""
+        """One pass: campaign or lead. Nothing that the outside does wrong is raised; for a bug there is :meth:`recover`."""
         policy = self._settings.policy
         if policy is None or self._stopped or self._clock.monotonic() < self._abstain_until:
             return
@@ -114,6 +117,16 @@ class Leading:
     def hand_over(self) -> None:
         """Give up the lead and do not stand for election for a while, so that another node takes it. Never raises."""
         self._abstain()
+
+    def recover(self, crashes: int) -> None:
+        """After a step that ended with an error nobody has foreseen, the last of so many in a row. Never raises.
+
+        The next pass is made by a new leader with new clients, of this node or, after some crashes, of another.
+        """
+        self._leader = None
+        if crashes >= CRASHES_BEFORE_HANDOVER:
+            log.warning("handing_over", crashes=crashes)
+            self._abstain()
 
     def seconds_to_next_step(self) -> float:
         """How long the runner may sleep before the next pass if nothing wakes it."""

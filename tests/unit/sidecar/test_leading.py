@@ -7,7 +7,7 @@ from scaler_plugin.coordination.election import read_leader
 from scaler_plugin.coordination.published_view import read_view
 from scaler_plugin.core.view import View
 from scaler_plugin.errors import ConfigError
-from scaler_plugin.sidecar.leading import BLIND_LIMIT_S
+from scaler_plugin.sidecar.leading import BLIND_LIMIT_S, CRASHES_BEFORE_HANDOVER
 
 from .node_world import KEYS, NodeWorld, OneNode
 
@@ -159,3 +159,19 @@ def test_a_node_at_rest_writes_nothing_although_its_load_is_noise(world: NodeWor
     load = world.records()[node.id].load
     assert load is not None
     assert load.cpu == 80.0
+
+
+def test_a_leader_whose_passes_crash_begins_anew_and_after_some_lets_another_lead(world: NodeWorld) -> None:
+    stumbling = world.standby("a")
+    world.run(5)
+    made = world.leaders_made
+    stumbling.leading.recover(1)
+    world.run(5)
+    assert (leader_of(world), world.leaders_made) == ("a", made + 1)
+    other = world.standby("b")
+    stumbling.leading.recover(CRASHES_BEFORE_HANDOVER)
+    world.run(10)
+    assert leader_of(world) == "b"
+    other.leading.stop()
+    world.run(BLIND_LIMIT_S + 10)
+    assert leader_of(world) == "a", "it stands again later"
