@@ -144,6 +144,8 @@ def ask_sidecar(directory: Path, request: dict[str, Any], timeout_s: float = 2.0
             sock.connect(str(path))
             sock.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(sock.makefile("rb").readline())
+    except PermissionError:
+        raise HostError(f"The sidecar's socket {path} is not for this user; call this with sudo.") from None
     except (OSError, ValueError) as error:
         raise HostError(
             f"No sidecar answers at {path}: {error}. Is it running? See `systemctl status scaler-sidecar`."

@@ -94,6 +94,25 @@ def test_the_node_registers_with_etcd_and_its_agent_with_clearml(node: Stage) ->
     wait_for("status shows the node", lambda: node.instance_id in node.sidecar_command("status", "--json"))
 
 
+def test_commands_on_the_node_mean_its_cluster_and_are_for_root(node: Stage) -> None:
+    """Without a single option or variable, as somebody calls them who has logged in."""
+    own = node.instance_id
+    for command, says in (
+        (("status",), own),
+        (("config", "show"), f"# cluster {CLUSTER}"),
+        (("node",), f"{own}: up"),
+        (("protect",), f"{own}: Protected by"),
+        (("unprotect", own), f"{own} is not protected any more"),
+        (("etcd", "status", "--allow-open"), "etcd is well"),
+    ):
+        assert says in node.machine.run("/usr/local/bin/scaler-sidecar", *command)
+    for command in ("status", "node", "protect", "health"):
+        refused = node.machine.try_run("/usr/local/bin/scaler-sidecar", command, user="nobody")
+        assert refused.returncode == 1
+        assert "sudo" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+
+
 def test_all_units_are_well_and_nothing_was_installed_at_boot(node: Stage) -> None:
     node.machine.wait_booted()
     failed = [

@@ -125,7 +125,9 @@ def test_a_machine_that_is_no_node_is_told_what_to_name(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [("status",), ("drain", "--idle"), ("etcd", "status"), ("protect",), ("health",)])
+@pytest.mark.parametrize(
+    "command", [("status",), ("drain", "--idle"), ("etcd", "status"), ("protect",), ("health",), ("node",)]
+)
 def test_who_may_not_read_the_nodes_files_is_told_to_use_sudo(folder: Path, command: tuple[str, ...]) -> None:
     on_node(folder, EtcdSettings(("127.0.0.1:1",)))
     code, out, err = run(folder, *command, before=shut_out(folder))
