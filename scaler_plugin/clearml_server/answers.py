@@ -1,9 +1,14 @@
-"""What the server's answers mean in our words: queues, workers and tasks from their JSON."""
+"""What the server's answers mean in our words: queues, workers and tasks from their JSON.
+
+A field that can't be read is a doubt, and a doubt keeps a task alive: a time is taken for just now, a worker's task for one that
+runs. What can't be told without a field raises (:mod:`scaler_plugin.clearml_server.odd_answers` catches it).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from time import time
 from typing import Any
 
 from scaler_plugin.clearml_server.putting_back import Seen
@@ -33,6 +38,10 @@ TASK_FIELDS = (
 )
 
 
+#: In the place of a task that a worker says to run, in words that are not understood.
+UNREADABLE = "that can't be read"
+
+
 def listed(data: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     items = data.get(key)
     if not isinstance(items, list):
@@ -46,19 +55,19 @@ def backlog_of(queue: Mapping[str, Any]) -> Backlog:
         queue=QueueName(queue["name"]),
         task_ids=tuple(TaskId(entry["task"]) for entry in entries),
         # Not the first entry's: people move tasks within a queue.
-        oldest_since=min((seconds(entry["added"]) for entry in entries), default=None),
+        oldest_since=min((at for entry in entries if (at := _seconds(entry.get("added"))) is not None), default=None),
         tags=tuple(queue.get("tags") or ()),
-        last_added_at=seconds(queue["last_update"]) if queue.get("last_update") else None,
+        last_added_at=_seconds(queue.get("last_update")),
     )
 
 
 def worker_of(worker: Mapping[str, Any]) -> ClearmlWorker:
-    task = (worker.get("task") or {}).get("id")
-    reported = worker.get("last_report_time")
+    task = worker.get("task")
+    task_id = task.get("id") if isinstance(task, Mapping) else task and UNREADABLE
     return ClearmlWorker(
-        worker_id=WorkerId(worker["id"]),
-        task_id=TaskId(task) if task else None,
-        last_report_at=seconds(reported) if reported else None,
+        worker_id=WorkerId(_text(worker["id"])),
+        task_id=TaskId(str(task_id)) if task_id else None,
+        last_report_at=_seconds(worker.get("last_report_time")),
     )
 
 
@@ -68,16 +77,20 @@ def task_of(task: Mapping[str, Any], queues: Mapping[str, QueueName]) -> Seen | 
         status = TaskStatus(task["status"])
     except ValueError:
         return None
-    task_id = TaskId(task["id"])
+    task_id = TaskId(_text(task["id"]))
     system_tags = tuple(task.get("system_tags") or ())
     worker = task.get("last_worker")
-    last_update = task["last_update"]
+    last_update_at = _seconds(task.get("last_update"))
+    if last_update_at is None:
+        last_update_at = time()
+    changed = task.get("status_changed")
+    changed_at = _seconds(changed) if changed else last_update_at
     seen = ServerTask(
         task_id=task_id,
         status=status,
         queue=queues.get((task.get("execution") or {}).get("queue", "")),
-        status_changed_at=seconds(task.get("status_changed") or last_update),
-        last_update_at=seconds(last_update),
+        status_changed_at=time() if changed_at is None else changed_at,
+        last_update_at=last_update_at,
         worker_id=WorkerId(worker) if worker else None,
         tags=tuple(task.get("tags") or ()),
         requeues=requeues_in(system_tags, task_id),
@@ -102,6 +115,16 @@ def task_in_hand(task: Mapping[str, Any], queues: Mapping[str, QueueName]) -> Ta
     return TaskInHand(seen.task, stopping, callback_s if callback_s > 0 else None)
 
 
-def seconds(timestamp: str) -> float:
-    """Seconds since the epoch of the server's ISO timestamps; Python 3.10 does not read a trailing ``Z``."""
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+def _seconds(timestamp: Any) -> float | None:
+    """Seconds since the epoch of the server's ISO timestamps, ``None`` for anything else."""
+    # Python 3.10 does not read a trailing "Z".
+    try:
+        return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaler_plugin.clearml_server.answers import backlog_of, listed, worker_of
 from scaler_plugin.clearml_server.credentials import Credentials
+from scaler_plugin.clearml_server.odd_answers import each_understood, understood
 from scaler_plugin.clearml_server.putting_back import give_up, put_back
 from scaler_plugin.clearml_server.task_calls import PAGE_SIZE, TaskCalls
 from scaler_plugin.core.model import (
@@ -66,12 +67,15 @@ class ClearmlServer:
         #: From the last time that each queue was asked for: its id, ``None`` where there was none.
         self._queue_ids: dict[QueueName, str | None] = {}
 
+    @understood("the queues")
     def backlogs(self, queues: Sequence[QueueName]) -> Mapping[QueueName, Backlog]:
         """One request for up to 500 queues. ``entries`` come in the queue's order, the next task to be pulled first."""
         documents = self._queues_named(queues, _BACKLOG_FIELDS)
         self._queue_ids.update((name, documents[name].get("id") if name in documents else None) for name in queues)
-        return {name: backlog_of(document) for name, document in documents.items()}
+        backlogs = each_understood(documents.values(), "queue", backlog_of)
+        return {backlog.queue: backlog for backlog in backlogs}
 
+    @understood("a new queue")
     def create_queue(self, queue: QueueName) -> None:
         try:
             self._call("queues.create", {"name": queue})
@@ -79,33 +83,42 @@ class ClearmlServer:
             if error.subcode != _NAME_EXISTS:
                 raise
 
+    @understood("the open tasks")
     def open_tasks(self, queues: Sequence[QueueName]) -> tuple[ServerTask, ...]:
         """One request for 500 tasks; one more when there is a queue whose backlog was never read."""
         return TaskCalls(self._call, self._queues_named).open_in(self._names_by_id(queues))
 
+    @understood("the open tasks")
     def open_tasks_page(self, queues: Sequence[QueueName], statuses: Sequence[TaskStatus], page: int) -> TaskPage:
         """As :meth:`open_tasks`, of which it is a part: one request, or two."""
         return TaskCalls(self._call, self._queues_named).page_of(self._names_by_id(queues), statuses, page)
 
+    @understood("the open tasks")
     def still_open(self, queues: Sequence[QueueName], task_ids: Sequence[TaskId]) -> tuple[ServerTask, ...]:
         return TaskCalls(self._call, self._queues_named).among(self._names_by_id(queues), task_ids[:PAGE_SIZE])
 
+    @understood("a task that is put back")
     def requeue(self, task: ServerTask, queue: QueueName, reason: str) -> bool:
         """Five requests: the queue, the task, the count, the move, and to the head."""
         return put_back(TaskCalls(self._call, self._queues_named), task, queue, reason, time.monotonic)
 
+    @understood("a task that has failed")
     def fail_task(self, task: ServerTask, reason: str) -> bool:
         return give_up(TaskCalls(self._call, self._queues_named), task, reason)
 
+    @understood("a task")
     def find_task(self, task_id: TaskId) -> TaskInHand | None:
         return TaskCalls(self._call, self._queues_named).find(task_id)
 
+    @understood("a task that is stopped")
     def ask_to_stop(self, task_id: TaskId, reason: str) -> None:
         TaskCalls(self._call, self._queues_named).ask_to_stop(task_id, reason)
 
+    @understood("the workers")
     def workers(self) -> tuple[ClearmlWorker, ...]:
-        return tuple(worker_of(worker) for worker in listed(self._call("workers.get_all", {}), "workers"))
+        return tuple(each_understood(listed(self._call("workers.get_all", {}), "workers"), "worker", worker_of))
 
+    @understood("a worker that is gone")
     def unregister_worker(self, worker_id: WorkerId) -> None:
         self._call("workers.unregister", {"worker": worker_id})
 
@@ -138,7 +151,8 @@ class ClearmlServer:
         }
         for page in range(len(names)):
             queues = listed(self._call("queues.get_all", {**request, "page": page}), "queues")
-            found.update({queue["name"]: queue for queue in queues if queue["name"] in wanted})
+            named = each_understood(queues, "queue", lambda queue: (QueueName(queue["name"]), queue))
+            found.update((name, queue) for name, queue in named if name in wanted)
             # A full page that lacks some of ours: the pattern matched more than it should have; read on.
             if len(queues) < PAGE_SIZE or len(found) == len(wanted):
                 break

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scaler_plugin.clearml_server.answers import TASK_FIELDS, listed, task_in_hand, task_of
+from scaler_plugin.clearml_server.odd_answers import each_understood
 from scaler_plugin.clearml_server.putting_back import STATUS_REASON, Seen
 from scaler_plugin.clearml_server.requeue_count import with_requeues
 from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskInHand, TaskPage, TaskStatus
@@ -116,4 +117,5 @@ class TaskCalls:
 
 
 def _understood(tasks: Sequence[Mapping[str, Any]], names: Mapping[str, QueueName]) -> tuple[ServerTask, ...]:
-    return tuple(seen.task for task in tasks if (seen := task_of(task, names)) is not None)
+    each = each_understood(tasks, "task", lambda task: task_of(task, names))
+    return tuple(seen.task for seen in each if seen is not None)

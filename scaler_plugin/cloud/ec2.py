@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import structlog
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -29,12 +31,13 @@ from scaler_plugin.core.model import (
     PoolName,
     Volume,
 )
-from scaler_plugin.errors import CloudRefused
+from scaler_plugin.errors import CloudRefused, CloudUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3.0
@@ -48,6 +51,9 @@ READ_ATTEMPTS = 2
 
 #: Most that one TerminateInstances or DescribeInstances page may hold.
 PAGE = 1000
+
+#: What code that reads an answer raises when the answer is another one.
+ODD = (KeyError, IndexError, TypeError, ValueError, AttributeError)
 
 _INSTANCE_ID = re.compile(r"\bi-[0-9a-f]+\b")
 
@@ -71,8 +77,12 @@ class Ec2Fleet:
     def run_instances(self, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
         parameters = launch_parameters(request, token)
         about = f"pool {request.pool} ({request.count} of {request.instance_type}, {request.market.value})"
-        answer = self._call("RunInstances", about, lambda: self._client(LAUNCH_ATTEMPTS).run_instances(**parameters))
-        return tuple(InstanceId(instance["InstanceId"]) for instance in answer["Instances"])
+
+        def started() -> tuple[InstanceId, ...]:
+            answer = self._client(LAUNCH_ATTEMPTS).run_instances(**parameters)
+            return tuple(InstanceId(instance["InstanceId"]) for instance in answer["Instances"])
+
+        return self._call("RunInstances", about, started)
 
     def instances(self) -> tuple[Instance, ...]:
         return self._described({})
@@ -144,7 +154,9 @@ class Ec2Fleet:
         def pages() -> tuple[Instance, ...]:
             paginator = self._client(READ_ATTEMPTS).get_paginator("describe_instances")
             listed = paginator.paginate(Filters=filters, PaginationConfig={"PageSize": PAGE})
-            return tuple(_instance(i) for page in listed for r in page["Reservations"] for i in r["Instances"])
+            return tuple(
+                _instance(i) for page in listed for r in page["Reservations"] for i in r["Instances"] if _named(i)
+            )
 
         return self._call("DescribeInstances", f"cluster {self._cluster}", pages)
 
@@ -168,6 +180,11 @@ class Ec2Fleet:
             return call()
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise cloud_error(error, action, about) from error
+        except ODD as error:
+            raise CloudUnavailable(
+                f"EC2's answer to {action} for {about} is not understood ({type(error).__name__}). It is asked again; if it "
+                "goes on, look for a proxy in between, or at aws.endpoint_url."
+            ) from error
 
 
 def launch_parameters(request: LaunchRequest, token: str) -> Any:
@@ -227,7 +244,7 @@ def _instance(described: InstanceTypeDef) -> Instance:
     pool, launch = tagged.get(tags.POOL), tagged.get(tags.LAUNCH)
     return Instance(
         instance_id=InstanceId(described["InstanceId"]),
-        state=InstanceState(described["State"]["Name"]),
+        state=_state(described),
         launched_at=described["LaunchTime"].timestamp(),
         pool=PoolName(pool) if pool else None,
         launch_id=LaunchId(launch) if launch else None,
@@ -236,6 +253,32 @@ def _instance(described: InstanceTypeDef) -> Instance:
         zone=described.get("Placement", {}).get("AvailabilityZone", ""),
         role=NodeRole.PROBE if tagged.get(tags.ROLE) == NodeRole.PROBE.value else NodeRole.WORKER,
     )
+
+
+def _named(described: InstanceTypeDef) -> bool:
+    """Whether it has an id: without one nobody can do anything with it."""
+    if described.get("InstanceId"):
+        return True
+    _tell_once("EC2 lists an instance without an id; it is passed over")
+    return False
+
+
+def _state(described: InstanceTypeDef) -> InstanceState:
+    name = described.get("State", {}).get("Name", "")
+    try:
+        return InstanceState(name)
+    except ValueError:
+        # It counts as alive: it may work, and it may cost money.
+        _tell_once(
+            f"EC2 says of {described['InstanceId']} that it is {name!r}, which is no state; it is taken for running"
+        )
+        return InstanceState.RUNNING
+
+
+@lru_cache(maxsize=1000)
+def _tell_once(sentence: str) -> None:
+    """Log it, and not again with every listing."""
+    log.warning("odd_answer", error=sentence)
 
 
 def _tags(listed: Iterable[Any]) -> dict[str, str]:
