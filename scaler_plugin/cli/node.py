@@ -14,6 +14,7 @@ from scaler_plugin.cli.options import NO_CLUSTER, ClusterOption, ConfigOption, E
 from scaler_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from scaler_plugin.config.connect import EtcdSettings
     from scaler_plugin.node.setup import NodeSetup
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every detail.")]
@@ -76,7 +77,7 @@ def run(
 def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -> NodeSetup:
     from scaler_plugin.config.connect import find_cluster  # noqa: PLC0415
     from scaler_plugin.core.model import InstanceId, NodeIdentity, NodeRole  # noqa: PLC0415
-    from scaler_plugin.node.setup import NodeSetup  # noqa: PLC0415
+    from scaler_plugin.node.setup import NodeSetup, state_dir  # noqa: PLC0415
 
     loaded = None
     if config:
@@ -88,7 +89,20 @@ def _standby_setup(etcd: str | None, cluster: str | None, config: Path | None) -
         raise ConfigError(NO_CLUSTER)
     identity = NodeIdentity(address.cluster, InstanceId(_standby_name()), NodeRole.STANDBY, instance_type="standby")
     region = loaded.aws.region if loaded else None
+    if state_dir().is_dir():
+        _fetch_login(address.etcd, region)
     return NodeSetup(identity, address.etcd, address.prefix, slots=0, region=region)
+
+
+def _fetch_login(etcd: EtcdSettings, region: str | None) -> None:
+    """Put what AWS keeps of it into the state directory, for a sidecar that then need not load boto3 (40 MB) for it."""
+    from scaler_plugin.config.connect import local_file  # noqa: PLC0415
+    from scaler_plugin.config.kept_secrets import IN_AWS, resolve_kept  # noqa: PLC0415
+
+    for given in (etcd.ca, etcd.cert, etcd.key):
+        local_file(given, region)
+    if etcd.password is not None and etcd.password.source in IN_AWS:
+        resolve_kept(etcd.password, region)
 
 
 def _standby_name() -> str:

@@ -117,7 +117,9 @@ class AwsConfig(Section):
     """AWS. Credentials come from boto3's own chain, on an instance its role; there is no setting for them."""
 
     region: Annotated[str | None, Text("an AWS region, such as eu-central-1", r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")] = Field(
-        None, description="Region of the instances. Left out: boto3's own chain.", examples=["eu-central-1"]
+        None,
+        description="Region of the instances. Left out: boto3's own chain, then on an instance its own.",
+        examples=["eu-central-1"],
     )
     endpoint_url: Annotated[str | None, URL] = Field(
         None,

@@ -71,6 +71,8 @@ def test_a_standby_reads_etcds_certificates_in_the_region_of_its_file(
     monkeypatch.setattr("scaler_plugin.node.process.become_sidecar", become_sidecar)
     with pytest.raises(SystemExit):
         node.run(standby=True, config=file)
+    kept = sorted((tmp_path / "etcd").iterdir())
+    assert len(kept) == 3, "they are there before the sidecar begins, which then loads no boto3 for them"
     opened: list[dict[str, Any]] = []
 
     def open_store(endpoints: object, **access: Any) -> MemoryClient:
@@ -79,6 +81,7 @@ def test_a_standby_reads_etcds_certificates_in_the_region_of_its_file(
 
     monkeypatch.setattr("scaler_plugin.coordination.etcd_store.open_store", open_store)
     assemble(decode(NodeSetup, encode(given[0])), tmp_path)
+    assert sorted((tmp_path / "etcd").iterdir()) == kept
     assert [Path(opened[0][name]).read_text() for name in ("ca", "cert", "key")] == ["the ca", "the cert", "the key"]
 
 
