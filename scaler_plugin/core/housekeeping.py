@@ -66,11 +66,15 @@ class Working:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What ClearML says of suspects, read in this order: a task on its way from a queue to an agent shows in one of the lists."""
+    """What ClearML says of suspects, read in this order: a task on its way from a queue to an agent shows in one of the lists.
+
+    ``tasks`` has all that are in progress; ``all_queued`` is false when there were too many queued ones to read.
+    """
 
     workers: Sequence[ClearmlWorker]
     tasks: Sequence[ServerTask]
     backlogs: Mapping[QueueName, Backlog]
+    all_queued: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,10 @@ def judge(
         for worker in seen.workers
         if worker.last_report_at is None or now - worker.last_report_at < AGENT_SILENT_S
     }
-    popped = {task.queue for task in seen.tasks if now - popped_since.get(task.task_id, float("-inf")) < AGENT_SILENT_S}
+    popped: set[QueueName | None] = set() if seen.all_queued else {None}  # of any queue, for all that is known
+    popped |= {
+        task.queue for task in seen.tasks if now - popped_since.get(task.task_id, float("-inf")) < AGENT_SILENT_S
+    }
     condemned, working, asking = [], [], []
     for suspect in suspects:
         if suspect.instance_id in at_work:

@@ -11,6 +11,7 @@ every task: one that changes pages between two requests may be met by the next w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from scaler_plugin.leader.guarded import GuardedService
 
 #: A pass begins no further page after this: with a page's own time it stays far below a leader's interval.
 PORTION_S = 1.0
+#: … nor after so many, however fast the server is.
+PORTION_PAGES = 10
 #: Of the time of a long listing, so many times are left to the server and to the rest of a pass …
 REST_TIMES = 10.0
 #: … but not for longer than this.
@@ -29,6 +32,8 @@ LONGEST_REST_S = 600.0
 MOST_SUSPECTS = 500
 #: So many open tasks are read with one request again: half a page, so that it does not go to and fro.
 FEW = 250
+#: Of the queued tasks, who looks only once reads so many pages.
+QUEUED_PAGES = 4
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,28 @@ class _Walk:
         self.size = self.met
         self.rest_until = now + min(LONGEST_REST_S, REST_TIMES * self.spent_s)
         self.page, self.spent_s, self.met = 0, 0.0, 0
+
+
+def look_once(server: TaskServer, clearml: GuardedService, queues: Sequence[QueueName]) -> Portion | None:
+    """All tasks in progress, and the queued ones unless they are many; ``None`` when the server can't be used."""
+    page = clearml.ask(lambda: server.open_tasks_page(queues, (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), 0))
+    if page is None:
+        return None
+    if page.last:
+        return Portion(page.tasks, whole=True)
+    tasks: list[ServerTask] = []
+    all_queued = False
+    # In this order: a task that an agent starts in between is met in one of the two.
+    for status, most in ((TaskStatus.QUEUED, QUEUED_PAGES), (TaskStatus.IN_PROGRESS, None)):
+        for number in itertools.count() if most is None else range(most):
+            page = clearml.ask(partial(server.open_tasks_page, queues, (status,), number))
+            if page is None:
+                return None
+            tasks += page.tasks
+            if page.last:
+                all_queued = all_queued or status is TaskStatus.QUEUED
+                break
+    return Portion(tuple(tasks), whole=all_queued)
 
 
 class OpenTasks:
@@ -111,7 +138,7 @@ class OpenTasks:
         return Portion(self._walk(queues, begin=False), whole=False)
 
     def _walk(self, queues: Sequence[QueueName], begin: bool) -> tuple[ServerTask, ...]:
-        began = self._clock.monotonic()
+        began, pages = self._clock.monotonic(), 0
         tasks: dict[TaskId, ServerTask] = {}
         for walk in (self._in_progress, self._queued):
             if not walk.under_way and (not begin or began < walk.rest_until):
@@ -121,14 +148,14 @@ class OpenTasks:
                 page = self._clearml.ask(partial(self._server.open_tasks_page, queues, (walk.status,), walk.page))
                 if page is None:
                     return tuple(tasks.values())
-                now = self._clock.monotonic()
+                now, pages = self._clock.monotonic(), pages + 1
                 walk.spent_s += now - asked_at
                 walk.page, walk.met = walk.page + 1, walk.met + len(page.tasks)
                 tasks.update((task.task_id, task) for task in page.tasks)
                 if page.last:
                     walk.end(now)
                     break
-                if now - began >= PORTION_S:
+                if now - began >= PORTION_S or pages >= PORTION_PAGES:
                     break
         self._settle()
         return tuple(tasks.values())

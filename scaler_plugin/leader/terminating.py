@@ -32,6 +32,7 @@ from scaler_plugin.leader.failed_start import failed_start, told_of_starts
 from scaler_plugin.leader.former_queues import every_queue
 from scaler_plugin.leader.guarded import GuardedService
 from scaler_plugin.leader.journal import Journal
+from scaler_plugin.leader.open_tasks import look_once
 from scaler_plugin.leader.problems import ProblemBoard
 
 log = structlog.get_logger(__name__)
@@ -112,11 +113,11 @@ class Terminating:
             return nobody
         if (workers := self._clearml.ask(self._server.workers)) is None:
             return nobody
-        if (tasks := self._clearml.ask(lambda: self._server.open_tasks(self._queues))) is None:
+        if (tasks := look_once(self._server, self._clearml, self._queues)) is None:
             return nobody
         if (backlogs := self._clearml.ask(lambda: self._server.backlogs(self._queues))) is None:
             return nobody
-        seen, now = Evidence(workers, tasks, backlogs), self._clock.now()
+        seen, now = Evidence(workers, tasks.tasks, backlogs, all_queued=tasks.whole), self._clock.now()
         self._popped_since = follow_popped(seen, self._popped_since, now)
         return judge(suspects, seen, policy, self._popped_since, now)
 

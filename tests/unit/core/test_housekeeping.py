@@ -164,6 +164,14 @@ def test_a_task_on_its_way_to_an_agent_spares_one_that_lives_after_lost_after_as
     assert judged(make, suspect(make, LOST_AFTER_S, "removed"), living, tasks=(popped,)).condemned == ()
 
 
+def test_while_not_all_queued_tasks_could_be_read_any_agent_that_lives_may_have_popped_one(make: Any) -> None:
+    one, policy = suspect(make, LOST_AFTER_S), make.policy(lost_after_s=LOST_AFTER_S)
+    living = Evidence((worker(make, 10),), (), make.backlogs(q=3), all_queued=False)
+    assert judge((one,), living, policy, {}, make.now).asking == (one,)
+    silent = replace(living, workers=(worker(make, AGENT_SILENT_S),))
+    assert judge((one,), silent, policy, {}, make.now).condemned == (one,)
+
+
 def test_no_task_spares_anybody_that_waits_or_is_of_other_queues_or_was_popped_long_ago(make: Any) -> None:
     one, living = suspect(make, LOST_AFTER_S), worker(make, 10)
     waits = task(TaskStatus.QUEUED, make.now, name="q-1")

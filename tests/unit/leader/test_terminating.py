@@ -207,6 +207,22 @@ def test_an_idle_node_whose_agent_is_silent_as_well_ends(cluster: Cluster) -> No
     assert living(cluster, nodes.ids) == nodes.ids[1:]
 
 
+def test_under_a_long_backlog_a_pass_reads_few_pages_and_a_late_instance_ends_unless_it_works(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    ids = late(cluster, seat, 3)
+    cluster.server.page_size = 5
+    task = cluster.server.get_next_task(QUEUE)
+    assert task is not None
+    cluster.server.started(task)
+    cluster.server.status_report(worker_of(ids[1]), task)
+    cluster.server.unregister_worker(worker_of(ids[1]))  # as after 600 s of silence: only the task speaks for it
+    cluster.enqueue(500)
+    before = seat.server.calls
+    cluster.passes(seat, 2 * POLL_S)
+    assert living(cluster, ids) == [ids[1]]
+    assert seat.server.calls - before < 80, "the backlog has a hundred pages"
+
+
 def between_marks_and_call(seat: Seat, act: Callable[[], object]) -> None:
     """Let something happen when ClearML is asked for the second time in a pass."""
     looks: list[int] = []
