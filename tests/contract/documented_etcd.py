@@ -24,6 +24,8 @@ from scaler_plugin.coordination.etcd_store import EtcdStore, open_store
 from scaler_plugin.errors import StoreRefused, StoreUnavailable
 from scaler_plugin.localcloud.etcd import etcd_binary
 
+from ..waiting import STARTING_S
+
 SERVICE_FILES = Path(__file__).parents[2] / "bootstrap" / "etcd"
 PREFIX = "/scaler-sidecar/"
 #: On loopback members connect to each other from here; etcd wants that address in their certificates, too.
@@ -261,7 +263,7 @@ class RealEtcd:
         assert done.returncode == 0, done.stderr
 
     def until_answers(self, endpoints: list[str] | None = None) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + STARTING_S
         store = self.open(endpoints=endpoints)
         try:
             while True:

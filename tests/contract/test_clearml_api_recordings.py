@@ -24,6 +24,8 @@ from scaler_plugin.localcloud.clearml_api.server import ClearmlApiServer
 from scaler_plugin.localcloud.clearml_api.state import State
 from scaler_plugin.localcloud.clearml_api.watchdog import stop_silent_tasks
 
+from ..waiting import PATIENCE_S
+
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "clearml-api"
 #: One conversation on one server, in this order.
 BY_HAND = ("01_login", "02_queue_lifecycle", "03_task_lifecycle", "04_worker_lifecycle", "05_errors")
@@ -123,7 +125,9 @@ class Replay:
 
     def do(self, action: str, **data: Any) -> dict[str, Any]:
         url = f"{self.stand_in.server.url}/{action}"
-        answer: dict[str, Any] = requests.post(url, json=data, auth=("access", "secret"), timeout=10).json()["data"]
+        answer: dict[str, Any] = requests.post(url, json=data, auth=("access", "secret"), timeout=PATIENCE_S).json()[
+            "data"
+        ]
         return answer
 
     def step(self, step: dict[str, Any], where: str, compare: bool) -> None:
@@ -167,7 +171,7 @@ class Replay:
         elif kind:
             headers["Authorization"] = kind
         url = self.stand_in.server.url + step["path"]
-        return self.session.request(step["method"], url, data=body, headers=headers, auth=auth, timeout=10)
+        return self.session.request(step["method"], url, data=body, headers=headers, auth=auth, timeout=PATIENCE_S)
 
     def differs(self, recorded: Any, live: Any, where: str) -> None:
         """Note every difference below this place."""

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,8 @@ from scaler_plugin.localcloud.clearml_api.dispatch import Dispatcher, Request
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 from scaler_plugin.localcloud.clearml_api.state import State
 
+from ..waiting import PATIENCE_S, STARTING_S, until
+
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[ClearmlApiProcess]:
@@ -30,7 +31,7 @@ def api(tmp_path: Path) -> Iterator[ClearmlApiProcess]:
         yield process
 
 
-def call(api: ClearmlApiProcess, action: str, timeout: float = 10, **data: Any) -> dict[str, Any]:
+def call(api: ClearmlApiProcess, action: str, timeout: float = PATIENCE_S, **data: Any) -> dict[str, Any]:
     keys = (api.access_key, api.secret_key)
     response = requests.post(f"{api.url}/{action}", json=data, auth=keys, timeout=timeout)
     answer: dict[str, Any] = response.json()["data"]
@@ -39,7 +40,7 @@ def call(api: ClearmlApiProcess, action: str, timeout: float = 10, **data: Any) 
 
 
 def inject(api: ClearmlApiProcess, **fault: Any) -> None:
-    assert requests.post(f"{api.url}/_faults", json=fault, timeout=10).ok
+    assert requests.post(f"{api.url}/_faults", json=fault, timeout=PATIENCE_S).ok
 
 
 def new_queued_task(api: ClearmlApiProcess, name: str = "task", queue: str = "work") -> str:
@@ -63,22 +64,21 @@ def test_a_killed_server_has_lost_nothing_it_acknowledged(api: ClearmlApiProcess
     with ThreadPoolExecutor(2) as threads:
         for _ in range(2):
             threads.submit(enqueue_for_ever)
-        deadline = time.monotonic() + 20
-        while len(acknowledged) < 50 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        api.kill()
+        try:
+            until(lambda: len(acknowledged) >= 50, every_s=0.01)
+        finally:
+            api.kill()
     url = api.url
     assert api.start() == url
     queue = call(api, "queues.get_all", name="^work$")["queues"][0]
     waiting = [entry["task"] for entry in queue["entries"]]
-    assert len(acknowledged) >= 50
     assert set(acknowledged) <= set(waiting)
     assert len(waiting) == len(set(waiting))
     popped = call(api, "queues.get_next_task", queue=queue["id"])["entry"]["task"]
     assert popped == waiting[0]
     bearer = {"Authorization": f"Bearer {token}"}
-    assert requests.get(f"{url}/queues.get_all", headers=bearer, timeout=10).ok
-    recorded = {line["task"] for line in requests.get(f"{url}/_transitions", timeout=10).json()}
+    assert requests.get(f"{url}/queues.get_all", headers=bearer, timeout=PATIENCE_S).ok
+    recorded = {line["task"] for line in requests.get(f"{url}/_transitions", timeout=PATIENCE_S).json()}
     assert set(acknowledged) <= recorded
 
 
@@ -94,7 +94,7 @@ def test_the_state_is_for_its_owner_only_and_no_key_is_in_the_command_line(
 
 @pytest.mark.real
 def test_other_keys_than_the_configured_ones_are_refused(api: ClearmlApiProcess) -> None:
-    answer = requests.get(f"{api.url}/auth.login", auth=(api.access_key, "wrong"), timeout=10)
+    answer = requests.get(f"{api.url}/auth.login", auth=(api.access_key, "wrong"), timeout=PATIENCE_S)
     assert answer.status_code == 401
     assert answer.json()["meta"]["result_subcode"] == 22
 
@@ -103,10 +103,12 @@ def test_other_keys_than_the_configured_ones_are_refused(api: ClearmlApiProcess)
 def test_a_fault_hits_the_calls_it_names_as_often_as_it_says(api: ClearmlApiProcess) -> None:
     inject(api, action="^queues\\.", status=503, subcode=7, times=2)
     keys = (api.access_key, api.secret_key)
-    codes = [requests.post(f"{api.url}/queues.get_all", json={}, auth=keys, timeout=10).status_code for _ in range(3)]
+    codes = [
+        requests.post(f"{api.url}/queues.get_all", json={}, auth=keys, timeout=PATIENCE_S).status_code for _ in range(3)
+    ]
     assert codes == [503, 503, 200]
     assert call(api, "server.info")["api_version"]
-    journal = requests.get(f"{api.url}/_journal", timeout=10).json()
+    journal = requests.get(f"{api.url}/_journal", timeout=PATIENCE_S).json()
     assert [line["status"] for line in journal if line["action"] == "queues.get_all"] == codes
 
 
@@ -132,16 +134,16 @@ def test_a_hanging_call_holds_up_no_other_and_does_its_work_only_in_the_end(api:
 @pytest.mark.real
 def test_a_bad_fault_is_refused_with_a_sentence(api: ClearmlApiProcess) -> None:
     for bad in ({"status": 500}, {"action": "("}, {"action": "x", "unknown": 1}, {"action": "x", "times": "two"}):
-        answer = requests.post(f"{api.url}/_faults", json=bad, timeout=10)
+        answer = requests.post(f"{api.url}/_faults", json=bad, timeout=PATIENCE_S)
         assert answer.status_code == 400
         assert answer.json()["error"].endswith(".")
-    assert requests.get(f"{api.url}/_faults", timeout=10).json() == []
+    assert requests.get(f"{api.url}/_faults", timeout=PATIENCE_S).json() == []
 
 
 @pytest.mark.real
 def test_without_permission_there_are_no_faults(tmp_path: Path) -> None:
     with ClearmlApiProcess(tmp_path / "plain") as plain:
-        assert requests.post(f"{plain.url}/_faults", json={"action": "."}, timeout=10).status_code == 404
+        assert requests.post(f"{plain.url}/_faults", json={"action": "."}, timeout=PATIENCE_S).status_code == 404
 
 
 @pytest.mark.real
@@ -149,7 +151,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     code = (
         "import sys, time; from pathlib import Path\n"
         "from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess\n"
-        "api = ClearmlApiProcess(Path(sys.argv[1])); api.start(); print(api.pid, flush=True); time.sleep(100)\n"
+        "api = ClearmlApiProcess(Path(sys.argv[1])); api.start(); print(api.pid, flush=True); time.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -157,7 +159,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> Non
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    server.wait(timeout=20)
+    server.wait(timeout=STARTING_S)
     assert not server.is_running()
 
 
@@ -166,7 +168,7 @@ def test_a_stopped_server_leaves_its_state_whole_and_its_port_free(api: ClearmlA
     new_queued_task(api)
     api.stop()
     with pytest.raises(requests.ConnectionError):
-        requests.get(f"{api.url}/debug.ping", timeout=5)
+        requests.get(f"{api.url}/debug.ping", timeout=PATIENCE_S)
     assert [path.name for path in (tmp_path / "api").glob("*.sqlite*")] == ["clearml-api.sqlite"]
 
 

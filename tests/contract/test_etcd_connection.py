@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +25,9 @@ from scaler_plugin.coordination.store import CreatedAt, Put
 from scaler_plugin.errors import ConfigError, StoreRefused, StoreUnavailable
 from scaler_plugin.localcloud.etcd import EtcdCluster, EtcdProcess, EtcdTls, etcd_binary, free_port
 
+from ..waiting import PATIENCE_S, until
+
 pytestmark = pytest.mark.real
-
-
-def until(holds: Callable[[], bool], within_s: float = 30.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def answers(store: EtcdStore) -> bool:
@@ -76,12 +69,12 @@ def test_an_etcd_that_is_not_there_is_a_sentence_with_its_endpoint() -> None:
 def test_an_etcd_that_hangs_is_given_up_after_the_timeout(etcd: EtcdProcess, opened: list[EtcdStore]) -> None:
     store = open_store([etcd.endpoint], timeout_s=0.5)
     opened.append(store)
-    store.get("/a")
+    until(lambda: answers(store))
     etcd.suspend()
     with pytest.raises(StoreUnavailable, match=r"within 0\.5 s"):
         store.transact([], [Put("/a", "1")])
     etcd.resume()
-    assert until(lambda: answers(store))
+    until(lambda: answers(store))
 
 
 def test_a_closed_store_says_so(etcd: EtcdProcess) -> None:
@@ -115,11 +108,11 @@ def test_a_watch_is_called_once_after_its_stream_broke_and_then_works_again(
     store.watch("/a", woken.set)
     etcd.kill()
     etcd.restart()
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
     woken.clear()
-    assert until(lambda: answers(store))
+    until(lambda: answers(store))
     store.transact([], [Put("/a", "1")])
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
 
 
 def test_a_watch_begun_while_etcd_was_away_is_called_once_it_is_back(
@@ -131,7 +124,7 @@ def test_a_watch_begun_while_etcd_was_away_is_called_once_it_is_back(
     woken = threading.Event()
     store.watch("/a", woken.set)
     etcd.restart()
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
 
 
 def test_all_watches_of_a_store_share_their_threads(etcd: EtcdProcess, opened: list[EtcdStore]) -> None:
@@ -183,7 +176,7 @@ def test_losing_one_of_three_members_costs_no_call_but_the_write_under_way(
     for lost in cluster.members:
         # The lost member stands first, so the store is connected to it.
         others = [member.endpoint for member in cluster.members if member is not lost]
-        store = open_store([lost.endpoint, *others], timeout_s=6.0)
+        store = open_store([lost.endpoint, *others], timeout_s=9.0)
         opened.append(store)
         woken = threading.Event()
         store.watch("/w", woken.set)
@@ -197,12 +190,12 @@ def test_losing_one_of_three_members_costs_no_call_but_the_write_under_way(
         print(f"{accident}: read, renewed and wrote {time.perf_counter() - began:.2f} s after the loss")
         woken.clear()
         store.transact([], [Put("/w", "1")])
-        assert woken.wait(30)
+        assert woken.wait(PATIENCE_S)
         if accident == "kill":
             lost.restart()
         else:
             lost.resume()
-        assert until(lambda member=lost: answers_alone(member))  # type: ignore[misc]
+        until(lambda member=lost: answers_alone(member))  # type: ignore[misc]
 
 
 def answers_alone(member: EtcdProcess) -> bool:
@@ -216,7 +209,7 @@ def answers_alone(member: EtcdProcess) -> bool:
 def test_a_member_without_quorum_is_a_sentence(cluster: EtcdCluster, opened: list[EtcdStore]) -> None:
     store = open_store([cluster.members[0].endpoint], timeout_s=0.5)
     opened.append(store)
-    assert until(lambda: answers(store))
+    until(lambda: answers(store))
     cluster.members[1].kill()
     cluster.members[2].kill()
     with pytest.raises(StoreUnavailable, match=r"majority|check"):
@@ -282,7 +275,7 @@ def test_a_user_with_a_password_may_do_everything_the_port_offers(
     store.watch("/scaler/", woken.set)
     lease = store.grant_lease(30)
     assert store.transact([CreatedAt("/scaler/a", 0)], [Put("/scaler/a", "1", lease)]).succeeded
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
     store.keep_alive(lease)
     assert len(store.get_prefix("/scaler/")) == 1
     store.revoke_lease(lease)
@@ -300,7 +293,7 @@ def test_an_expired_token_is_renewed_without_the_caller_noticing(guarded: EtcdPr
         store.transact([], [Put("/scaler/a", "1")])
         return store._connections._token != first
 
-    assert until(renewed)
+    until(renewed)
 
 
 def test_tokens_lost_in_a_restart_are_renewed_for_calls_and_watches(
@@ -311,10 +304,10 @@ def test_tokens_lost_in_a_restart_are_renewed_for_calls_and_watches(
     woken = threading.Event()
     store.watch("/scaler/", woken.set)
     guarded.restart()
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
     woken.clear()
     store.transact([], [Put("/scaler/a", "1")])
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +330,7 @@ def test_wrong_credentials_are_a_sentence(
 def test_a_missing_permission_is_a_sentence_and_a_watch_on_it_disturbs_nobody(
     guarded: EtcdProcess, opened: list[EtcdStore]
 ) -> None:
-    store = open_store([guarded.endpoint], user="node", password="secret", timeout_s=1.0)
+    store = open_store([guarded.endpoint], user="node", password="secret")
     opened.append(store)
     with pytest.raises(StoreRefused, match="does not permit"):
         store.get("/other/a")
@@ -444,7 +437,7 @@ def test_tls_with_a_client_certificate_works_by_address_and_by_name(
     woken = threading.Event()
     store.watch("/a", woken.set)
     store.transact([], [Put("/a", "1")])
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
 
 
 def test_tls_errors_are_sentences(encrypted: EtcdProcess, certificates: Certificates, opened: list[EtcdStore]) -> None:
@@ -492,7 +485,7 @@ def test_etcd_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     finally:
         parent.kill()
         parent.communicate()
-    assert until(lambda: not _alive(int(pid)))
+    until(lambda: not _alive(int(pid)))
 
 
 def _alive(pid: int) -> bool:

@@ -21,6 +21,8 @@ from scaler_plugin.agent.agent_slot import AgentSlot
 from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.core.model import SlotState, TaskId
 
+from ..waiting import PATIENCE_S
+
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(0)]
 
 SLOTS = 3
@@ -104,7 +106,7 @@ def test_no_task_is_popped_while_the_gate_is_closed_and_the_slots_are_idle(tmp_p
         sidecar.open()
         stop.set()
         for agent in agents:
-            agent.join(10)
+            agent.join(PATIENCE_S)
     said = {
         "trials": sum(outcomes.values()),
         "agents": SLOTS,

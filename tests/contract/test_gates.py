@@ -20,9 +20,10 @@ from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.core.model import QueueName, SlotState, TaskId
 from scaler_plugin.core.ports import Gates
 
+from ..waiting import until
+
 T1 = TaskId("task-1")
 QUEUE = QueueName("gpu")
-DEADLINE_S = 20.0
 
 
 class SkippingClock:
@@ -177,10 +178,7 @@ def state(gates: Gates, slot: int = 0) -> SlotState:
 
 
 def wait_for_state(gates: Gates, wanted: SlotState) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while (seen := state(gates)) is not wanted:
-        assert time.monotonic() < deadline, f"the slot stays {seen}, not {wanted}"
-        time.sleep(0.05)
+    until(lambda: state(gates) is wanted, f"the slot is {wanted}", seen=lambda: state(gates))
 
 
 def poll_once(agent: Agent) -> bool:
@@ -411,9 +409,7 @@ def test_a_restarted_agent_neither_pulls_nor_declares_idle_while_the_earlier_tas
     assert not successor.try_enter_pull()
     assert state(sidecar) is SlotState.BUSY
     agent.survivor_ends()
-    deadline = time.monotonic() + DEADLINE_S
-    while not successor.try_enter_pull():
-        assert time.monotonic() < deadline
+    until(successor.try_enter_pull)
     successor.finish_pull(None)
     assert state(sidecar) is SlotState.IDLE
 

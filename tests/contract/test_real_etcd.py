@@ -22,6 +22,7 @@ from scaler_plugin.coordination.store import CreatedAt, Delete, Put
 from scaler_plugin.errors import StoreError, StoreRefused, StoreUnavailable
 from scaler_plugin.localcloud.etcd import EtcdProcess, EtcdTls, etcd_binary
 
+from ..waiting import PATIENCE_S, STARTING_S
 from .documented_etcd import (
     PREFIX,
     SERVICE_FILES,
@@ -35,6 +36,8 @@ from .documented_etcd import (
 
 #: As a cluster of the name `c` has it.
 LEADER = f"{PREFIX}c/leader"
+#: Longer than all members take to start again.
+LEASE_S = 10
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -63,7 +66,7 @@ def test_with_its_certificate_alone_a_node_can_do_under_the_prefix_all_that_the_
     watch = store.watch(f"{PREFIX}t/", woken.set)
     lease = store.grant_lease(30)
     assert store.transact([CreatedAt(f"{PREFIX}t/a", 0)], [Put(f"{PREFIX}t/a", "1", lease)]).succeeded
-    assert woken.wait(30)
+    assert woken.wait(PATIENCE_S)
     store.keep_alive(lease)
     assert [entry.value for entry in store.get_prefix(f"{PREFIX}t/")] == ["1"]
     store.revoke_lease(lease)
@@ -150,14 +153,14 @@ def test_what_a_removed_user_holds_open_ends_with_a_restart_of_the_members_and_t
     theirs, ours = threading.Event(), threading.Event()
     thief.watch(f"{PREFIX}w/", theirs.set)
     successor.watch(f"{PREFIX}w/", ours.set)
-    lease = thief.grant_lease(2)
+    lease = thief.grant_lease(LEASE_S)
     assert thief.transact([CreatedAt(LEADER, 0)], [Put(LEADER, "thief", lease)]).succeeded
 
     # Removal alone: etcd asks for rights when a watch begins, and for none when a lease is renewed.
     assert etcd.etcdctl("user", "delete", "holder").returncode == 0
     assert successor.transact([], [Put(f"{PREFIX}w/a", "1")]).succeeded
-    assert theirs.wait(30)
-    deadline = time.monotonic() + 6  # three of the lease's lives
+    assert theirs.wait(PATIENCE_S)
+    deadline = time.monotonic() + LEASE_S + 2  # longer than it lives by itself
     while time.monotonic() < deadline:
         thief.keep_alive(lease)
         time.sleep(0.5)
@@ -165,12 +168,12 @@ def test_what_a_removed_user_holds_open_ends_with_a_restart_of_the_members_and_t
 
     ours.clear()
     etcd.restart_one_after_another()
-    assert ours.wait(60)  # its watch has begun anew
+    assert ours.wait(STARTING_S)  # its watch has begun anew
     thief.keep_alive(lease)
     ours.clear()
     theirs.clear()
     assert successor.transact([], [Put(f"{PREFIX}w/a", "2")]).succeeded
-    assert ours.wait(30)
+    assert ours.wait(PATIENCE_S)
     assert not theirs.is_set()
 
     assert etcd.etcdctl("del", LEADER).stdout.strip() == "1"
@@ -228,7 +231,7 @@ def ask_peer_port(member: RealMember, cert: Path, key: Path) -> bytes:
     context.load_cert_chain(cert, key)
     try:
         with (
-            socket.create_connection((member.address, 2380), 10) as plain,
+            socket.create_connection((member.address, 2380), PATIENCE_S) as plain,
             context.wrap_socket(plain, server_hostname=member.address) as peer,
         ):
             peer.sendall(b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -24,6 +24,8 @@ from scaler_plugin.core.model import InstanceId, Node, NodeIdentity, NodeRole, N
 from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess
 
+from ...waiting import PATIENCE_S, STARTING_S, until
+
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("launching")]
 
 KEYS = Keys("scaler-sidecar", "launching")
@@ -68,8 +70,9 @@ class Desk:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        # Who starts the tests in the background may have them, and so all that they start, ignore Ctrl-C.
         return subprocess.Popen(
-            [sys.executable, "-m", "scaler_plugin", *arguments],
+            ["env", "--default-signal=INT", sys.executable, "-m", "scaler_plugin", *arguments],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -104,21 +107,17 @@ class Desk:
         )
 
     def alive(self) -> list[str]:
-        listed = requests.get(f"{self.aws.url}/_instances", timeout=10).json()
+        listed = requests.get(f"{self.aws.url}/_instances", timeout=PATIENCE_S).json()
         return [one["id"] for one in listed if one["state"] in ("pending", "running")]
 
     def launched(self) -> InstanceId:
         """The one instance, as soon as there is one."""
-        deadline = time.monotonic() + 60
-        while not (alive := self.alive()):
-            assert time.monotonic() < deadline, "nothing was launched"
-            time.sleep(0.1)
-        (instance,) = alive
+        (instance,) = until(self.alive, "something is launched", STARTING_S, every_s=0.1)
         return InstanceId(instance)
 
     def tell_ec2(self, instance: str, what: str, body: str = "") -> None:
         url = f"{self.aws.url}/_instances/{instance}/{what}"
-        requests.post(url, data=body.encode(), timeout=10).raise_for_status()
+        requests.post(url, data=body.encode(), timeout=PATIENCE_S).raise_for_status()
 
     def register(self, instance: InstanceId, role: NodeRole = NodeRole.WORKER) -> None:
         identity = NodeIdentity("launching", instance, role, PoolName("cpu") if role is NodeRole.WORKER else None)
@@ -127,7 +126,7 @@ class Desk:
 
 
 def ended(process: subprocess.Popen[str], code: int) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=STARTING_S)
     assert process.returncode == code, output
     return output
 

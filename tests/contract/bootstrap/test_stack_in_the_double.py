@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -40,6 +39,7 @@ from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess, free_port
 from scaler_plugin.node.clock import SystemClock
 
+from ...waiting import STARTING_S, until
 from .double_as_aws import use_as_aws
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("stack_in_the_double")]
@@ -222,10 +222,7 @@ def test_destroy_names_the_tasks_that_run_and_ends_nodes_that_have_none(file: st
 
 def end_when_asked(keys: Keys, registry: Registry, instance: str, store: Store) -> None:
     """What the instance's sidecar does: leave etcd, and end the machine."""
-    deadline = time.monotonic() + 60
-    while not read_all_requests(store, keys):
-        assert time.monotonic() < deadline, "nobody asked the node to drain"
-        time.sleep(0.05)
+    until(lambda: read_all_requests(store, keys), "somebody asks the node to drain", STARTING_S)
     registry.leave()
     client("ec2").terminate_instances(InstanceIds=[instance])
 

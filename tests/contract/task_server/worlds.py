@@ -19,6 +19,8 @@ from scaler_plugin.errors import TaskServerRefused
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 from scaler_plugin.simulation.clock import VirtualClock
 
+from ...waiting import PATIENCE_S
+
 SHOWN = ["status", "status_reason", "status_message", "enqueue_status", "execution.queue", "started", "completed"]
 SHOWN += ["last_worker", "tags", "system_tags"]
 
@@ -146,11 +148,11 @@ class LiveWorld:
         self._ids: dict[QueueName, str] = {}
         self.leader: ClearmlServer = self.new_leader()
 
-    def new_leader(self, timeout_s: float = 10.0) -> ClearmlServer:
+    def new_leader(self, timeout_s: float = PATIENCE_S) -> ClearmlServer:
         return ClearmlServer(self._api.url, self._api.access_key, self._api.secret_key, timeout_s=timeout_s)
 
     def post(self, action: str, **body: Any) -> dict[str, Any]:
-        answer = self._http.post(f"{self._api.url}/{action}", json=body, timeout=30).json()
+        answer = self._http.post(f"{self._api.url}/{action}", json=body, timeout=PATIENCE_S).json()
         meta = answer["meta"]
         if meta["result_code"] != 200:
             raise TaskServerRefused(meta["result_msg"], meta["result_subcode"])
@@ -233,13 +235,13 @@ class LiveWorld:
         return ClearmlServer(self._api.url, self._api.access_key, "wrong-secret", credentials_source="file:/etc/keys")
 
     def inject(self, **fault: Any) -> None:
-        requests.post(f"{self._api.url}/_faults", json=fault, timeout=30).raise_for_status()
+        requests.post(f"{self._api.url}/_faults", json=fault, timeout=PATIENCE_S).raise_for_status()
 
     def heal(self) -> None:
-        requests.delete(f"{self._api.url}/_faults", timeout=30).raise_for_status()
+        requests.delete(f"{self._api.url}/_faults", timeout=PATIENCE_S).raise_for_status()
 
     def journal(self, since: int = 0) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = requests.get(f"{self._api.url}/_journal?since={since}", timeout=30).json()
+        lines: list[dict[str, Any]] = requests.get(f"{self._api.url}/_journal?since={since}", timeout=PATIENCE_S).json()
         return lines
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import requests
 
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.election import LeaderRecord, read_leader
+from scaler_plugin.coordination.events import Event
 from scaler_plugin.coordination.events import read as read_events
 from scaler_plugin.coordination.registry import read_nodes
 from scaler_plugin.core.model import Node, SlotState
@@ -28,18 +29,19 @@ from scaler_plugin.localcloud.machines.ground import NamespaceGround
 from scaler_plugin.localcloud.machines.process import MachineProcess
 from scaler_plugin.localcloud.world import EC2, World
 
+from ...waiting import until
 from .invariants import check_all, terms_of
-from .record import TIMEOUT_S, Record, read_ec2, read_history, read_runs, read_tasks
+from .record import TIMEOUT_S, Record, Run, read_ec2, read_history, read_runs, read_tasks
 from .tasks import Clearml
 
 QUEUE = "faults"
 STANDBYS = ("standby-a", "standby-b")
 LEADER_TTL_S = 5
 IDLE_TIMEOUT_S = 3
-#: From "nothing left to do" to "terminated": noticing it, an orderly shutdown, and a host on which everything runs at once.
-GONE_WITHIN_S = 60.0
 #: For what must happen by itself, on a host with more processes than cores.
 PATIENCE_S = 240.0
+#: From "nothing left to do" to "terminated": far below what no idle timeout but only some leader's later check would need.
+GONE_WITHIN_S = PATIENCE_S
 
 
 def make_config(max_instances: int = 3, **pool: Any) -> ScalerConfig:
@@ -96,10 +98,10 @@ class Cluster:
         self.tasks += new
         return new
 
-    def hold(self, number: int = 1) -> Path:
+    def hold(self, number: int = 1, checkpoint: Path | None = None) -> Path:
         """Tasks that work until the file that is returned exists."""
         release = self.world.folder / f"release-{len(self.tasks)}"
-        self.enqueue(number, 3600, release=release)
+        self.enqueue(number, 3600, checkpoint, release)
         self.wait_for("all tasks running", self.all_run)
         return release
 
@@ -162,23 +164,28 @@ class Cluster:
             reports = {report.name: report for report in self.world.machines.reports()}
             return reports[machine].units.get(unit) if machine in reports else None
 
-        self.wait_for(f"{unit} of {machine}", lambda: find() is not None, 60)
-        return find() or 0
+        return until(find, f"{unit} of {machine} runs", PATIENCE_S) or 0
 
     def clearml_calls(self, since: float, address: str) -> list[dict[str, Any]]:
         calls = requests.get(f"{self.clearml.url}/_journal", timeout=TIMEOUT_S).json()
         return [call for call in calls if call["t"] >= since and call["address"] == address]
 
-    def events(self, kind: str) -> list[str]:
-        return [event.sentence for event in read_events(self.store, self.world.keys) if event.kind == kind]
+    def events(self, kind: str) -> list[Event]:
+        try:
+            return [event for event in read_events(self.store, self.world.keys) if event.kind == kind]
+        except StoreError:
+            return []
+
+    def runs(self) -> list[Run]:
+        begun = Record()
+        read_runs(begun, self.ledger)
+        return begun.runs
 
     def all_run(self) -> bool:
         """The program of every task runs, and both ClearML and etcd know of it."""
-        begun = Record()
-        read_runs(begun, self.ledger)
         statuses = self.clearml.statuses(self.tasks)
         known = set(statuses.values()) == {"in_progress"} and len(self.busy()) == len(self.tasks)
-        return known and {run.task for run in begun.runs} == set(self.tasks)
+        return known and {run.task for run in self.runs()} == set(self.tasks)
 
     def all_completed(self) -> bool:
         return set(self.clearml.statuses(self.tasks).values()) == {"completed"}
@@ -187,13 +194,10 @@ class Cluster:
         found: list[dict[str, Any]] = requests.get(f"{self.ec2_url}/_instances", timeout=TIMEOUT_S).json()
         return found
 
-    def wait_for(self, what: str, condition: Callable[[], object], patience_s: float = PATIENCE_S) -> float:
+    def wait_for(self, what: str, condition: Callable[[], object]) -> float:
         """Seconds that it took."""
         began = time.monotonic()
-        while not condition():
-            waited = time.monotonic() - began
-            assert waited < patience_s, f"{what} did not happen within {patience_s:g} s; {self._scene()}"
-            time.sleep(0.1)
+        until(condition, what, PATIENCE_S, seen=self._scene, every_s=0.1)
         return time.monotonic() - began
 
     def etcd_leader(self) -> str:

@@ -16,7 +16,8 @@ from itertools import pairwise
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.codec import decode
 from scaler_plugin.coordination.keys import Keys
-from scaler_plugin.core.model import InstanceId, Launch
+from scaler_plugin.coordination.launch_record import decode_launch_text
+from scaler_plugin.core.model import InstanceId
 from scaler_plugin.core.view import View
 
 from .record import Record, Written, runs_by_task
@@ -107,7 +108,7 @@ def no_launch_becomes_more_than_it_asked_for(record: Record) -> None:
 
 
 def _count_of(written: Written) -> int:
-    return decode(Launch, written.value or "", written.key).count
+    return decode_launch_text(written.value or "", written.key).count
 
 
 def no_maximum_is_exceeded(record: Record, config: ScalerConfig) -> None:

@@ -16,18 +16,22 @@ import requests
 
 from scaler_plugin.cloud import tags
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @dataclass
 class Run:
-    """One process of a task on one machine, from its first to its last sign of life (seconds since the epoch)."""
+    """One process of a task on one machine, from its first to its last sign of life (seconds since the epoch).
+
+    ``resumed_at`` is how much of the work it found done.
+    """
 
     task: str
     node: str
     began: float
     last: float
     ended: bool = False  # it came to its own end
+    resumed_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def read_runs(record: Record, ledger: Path) -> None:
     runs: dict[tuple[str, str], Run] = {}
     for line in ledger.read_text().splitlines() if ledger.exists() else ():
         seen = json.loads(line)
-        run = runs.setdefault((seen["task"], seen["run"]), Run(seen["task"], seen["node"], seen["at"], seen["at"]))
+        begun = Run(seen["task"], seen["node"], seen["at"], seen["at"], resumed_at=seen["done"])
+        run = runs.setdefault((seen["task"], seen["run"]), begun)
         run.last, run.ended = seen["at"], run.ended or seen["what"] == "end"
     record.runs = list(runs.values())
 

@@ -23,7 +23,8 @@ run = "%d-%s" % (os.getpid(), time.time())
 
 
 def tell(what):
-    line = json.dumps({{"task": task, "run": run, "node": node, "at": time.time(), "what": what}}) + "\\n"
+    seen = {{"task": task, "run": run, "node": node, "at": time.time(), "what": what, "done": done}}
+    line = json.dumps(seen) + "\\n"
     file = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(file, line.encode())
     os.close(file)

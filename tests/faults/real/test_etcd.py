@@ -14,11 +14,11 @@ AWAY_S = 30.0
 
 def test_an_etcd_leader_killed_with_sigkill_costs_no_task(cluster: Callable[..., Cluster]) -> None:
     played = cluster()
-    played.enqueue(2, 8)
-    played.wait_for("all tasks running", played.all_run)
+    release = played.hold(2)
     played.world.parts.outage(played.etcd_leader(), 10.0)
-    took = played.wait_for("etcd's next answer", lambda: played.leader() is not None, 60)
+    took = played.wait_for("etcd's next answer", lambda: played.leader() is not None)
     played.report("etcd_answers_after_s", round(took, 2))
+    release.touch()
     played.enqueue(1, 1)
 
     played.must_end_well()
@@ -32,7 +32,7 @@ def test_an_etcd_member_killed_with_sigkill_costs_not_even_an_election(cluster: 
     leads_etcd = played.etcd_leader()
     follower = next(name for name in played.etcd_servers if name != leads_etcd)
     played.world.parts.outage(follower, 15.0)
-    played.wait_for("its return", lambda: played.world.parts.running(follower), 60)
+    played.wait_for("its return", lambda: played.world.parts.running(follower))
     assert played.must_lead().term == leader.term, "the loss of one etcd member cost an election"
     release.touch()
 
@@ -48,9 +48,9 @@ def test_without_quorum_for_half_a_minute_nothing_is_launched_and_no_task_ends(c
         played.world.parts.outage(name, AWAY_S)
     lost_at = time.time()
     played.enqueue(2, 1)
-    played.wait_for("the members' return", lambda: all(played.world.parts.running(name) for name in lost), 120)
+    played.wait_for("the members' return", lambda: all(played.world.parts.running(name) for name in lost))
     back_at = time.time()
-    played.wait_for("a leader", lambda: played.leader() is not None, 60)
+    played.wait_for("a leader", lambda: played.leader() is not None)
     played.report("leads_again_after_s", round(time.time() - back_at, 2))
     release.touch()
     record = played.must_end_well()
@@ -67,11 +67,11 @@ def test_an_emptied_etcd_brings_no_second_fleet(cluster: Callable[..., Cluster])
     release = played.hold(2)
     instances = len(played.instances())
     played.wipe_etcd()
-    played.wait_for("etcd's answer", lambda: all(member.running for member in played.world.etcd), 60)
+    played.wait_for("etcd's answer", lambda: all(member.running for member in played.world.etcd))
     for member in played.world.etcd:
         member.wait_ready()
     played.world.push_config()
-    played.wait_for("the nodes' return", lambda: len(played.busy()) == 2, 120)
+    played.wait_for("the nodes' return", lambda: len(played.busy()) == 2)
     assert len(played.instances()) == instances, "the emptied etcd brought more instances for the same tasks"
     release.touch()
     played.wait_for("the completion of every task", played.all_completed)

@@ -12,7 +12,7 @@ import pytest
 
 from scaler_plugin.localcloud.machines.ground import PREFIX, NamespaceGround
 
-CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()"
 
 
 def left_of(pid: int) -> list[str]:

@@ -14,6 +14,9 @@ from scaler_plugin.localcloud.world import CLEARML, EC2
 from .cluster import LEADER_TTL_S, STANDBYS, Cluster
 from .invariants import terms_of
 
+#: A call that was begun in time may reach its server a moment later.
+UNDER_WAY_S = 2.0
+
 
 def followed(cluster: Cluster, term: int) -> float:
     """Wait until another leads; seconds that it took."""
@@ -22,18 +25,18 @@ def followed(cluster: Cluster, term: int) -> float:
         leader = cluster.leader()
         return leader is not None and leader.term > term
 
-    took = cluster.wait_for("another leader", another, 60)
+    took = cluster.wait_for("another leader", another)
     cluster.report("failover_s", round(took, 2))
     return took
 
 
 def test_a_leader_killed_with_sigkill_is_followed_and_no_task_notices(cluster: Callable[..., Cluster]) -> None:
     played = cluster()
-    played.enqueue(2, 8)
-    played.wait_for("all tasks running", played.all_run)
+    release = played.hold(2)
     leader = played.must_lead()
     played.kill(leader.candidate)
     followed(played, leader.term)
+    release.touch()
     played.enqueue(1, 1)
 
     played.must_end_well()
@@ -77,19 +80,20 @@ def test_a_leader_cut_off_from_etcd_alone_is_followed_and_launches_nothing(clust
     played = cluster()
     leader = played.must_lead()
     assert leader.candidate in STANDBYS
-    cut_at = time.time()
     played.ground.cut(leader.candidate, *played.etcd_servers)
-    took = followed(played, leader.term)
-    followed_at = time.time()
+    followed(played, leader.term)
+    successor = played.must_lead()
     played.enqueue(2, 3)
     played.wait_for("all tasks done", played.all_completed)
+    healed_at = time.time()
     played.ground.heal(leader.candidate, *played.etcd_servers)
     record = played.must_end_well()
 
     address = played.ground.address(leader.candidate)
-    deadline = cut_at + max(took, LEADER_TTL_S)
     late = [
-        call for call in record.ec2_calls if call["address"] == address and deadline < call["time"] < followed_at + 2
+        call
+        for call in record.ec2_calls
+        if call["address"] == address and successor.since + UNDER_WAY_S < call["time"] < healed_at
     ]
     assert late == [], "it called EC2 after another led"
     assert all(call.address != address for call in record.launch_calls), "it launched while cut off from etcd"
