@@ -65,8 +65,13 @@ def test_a_leader_frozen_for_three_ttls_does_not_act_when_it_wakes_up(cluster: C
     later = [term for term in terms_of(record, played.world.keys) if term.since > woken_at]
     until = min((t.since for t in later if played.machine(t.candidate) == leader.candidate), default=float("inf"))
     address = played.ground.address(leader.candidate)
-    acted = [call for call in record.ec2_calls if call["address"] == address and woken_at <= call["time"] < until]
-    assert acted == [], "the woken leader called EC2 out of its term"
+    # It may have been stopped on the point of asking a question, and asks it on waking up.
+    acted = [
+        call["action"]
+        for call in record.ec2_calls
+        if call["address"] == address and woken_at <= call["time"] < until and not call["action"].startswith("Describe")
+    ]
+    assert acted == [], "the woken leader changed something in EC2 out of its term"
     changes = [
         call["action"]
         for call in played.clearml_calls(woken_at, address)
