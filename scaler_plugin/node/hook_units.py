@@ -28,7 +28,7 @@ from pathlib import Path
 
 import structlog
 
-from scaler_plugin.node.hooks import OUTPUT_TAIL_BYTES, NotStarted, ShellHooks, passed_on
+from scaler_plugin.node.hooks import NotStarted, OutputTail, ShellHooks, passed_on
 from scaler_plugin.sidecar.ports import HookOutcome, HookRun, Hooks
 
 log = structlog.get_logger(__name__)
@@ -144,7 +144,7 @@ class _UnitRun:
         self._group = groups / self._unit
         self._doomed = threading.Event()
         self._outcome: HookOutcome | None = None
-        self._tail = b""
+        self._tail = OutputTail()
         self._reading = os.open(folder / "output", os.O_RDONLY | os.O_NONBLOCK)
         try:
             # Kept open: a pipe without a writer is at its end, and the script has not opened it yet.
@@ -168,12 +168,13 @@ class _UnitRun:
         try:
             code = self._run()
         except OSError as error:
-            code, self._tail = None, str(error).encode()
+            code = None
+            self._tail.hear(str(error).encode())
         finally:
             os.close(self._writing)
             os.close(self._reading)
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._outcome = HookOutcome(code, self._tail.decode(errors="replace"))
+        self._outcome = HookOutcome(code, str(self._tail))
 
     def _run(self) -> int | None:
         """The exit code as a child process has it; ``None`` if systemd did not start the script: its words are the output."""
@@ -216,7 +217,7 @@ class _UnitRun:
             part = os.read(self._reading, _READ_BYTES)
         except BlockingIOError:
             return False
-        self._tail = (self._tail + part)[-OUTPUT_TAIL_BYTES:]
+        self._tail.hear(part)
         return bool(part)
 
     def _hear_last_words(self) -> None:

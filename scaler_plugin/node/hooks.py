@@ -21,10 +21,13 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from scaler_plugin.core.console_output import last_lines
 from scaler_plugin.sidecar.ports import HookOutcome, HookRun
 
-#: So much of a script's output, its end, is kept for the event that tells how it went.
-OUTPUT_TAIL_BYTES = 2_000
+#: So many characters of a script's output, its last lines, are kept for the event that tells how it went.
+OUTPUT_TAIL_CHARS = 2_000
+# Enough for as many characters, whatever they are in UTF-8, and to tell where the first whole line among them begins.
+_HELD_BYTES = 4 * OUTPUT_TAIL_CHARS + 4
 #: The pipe ends with its last writer. A script that leaves a child behind is over all the same, after so long.
 LAST_WORDS_S = 0.5
 _READ_BYTES = 65_536
@@ -73,11 +76,24 @@ class ShellHooks:
         return _ShellRun(process, output)
 
 
+class OutputTail:
+    """The end of an output that is heard in parts, in whole lines: a secret is known by the name that stands before it."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def hear(self, part: bytes) -> None:
+        self._held = (self._held + part)[-_HELD_BYTES:]
+
+    def __str__(self) -> str:
+        return last_lines(self._held.decode(errors="replace"), OUTPUT_TAIL_CHARS)
+
+
 class _Output:
     """The end of what comes out of a pipe, read to its end by a thread: a writer never has to wait."""
 
     def __init__(self, reading: int) -> None:
-        self.tail = b""
+        self.tail = OutputTail()
         self._reader = threading.Thread(target=self._read, args=(reading,), name="hook-output", daemon=True)
         self._reader.start()
 
@@ -88,7 +104,7 @@ class _Output:
     def _read(self, reading: int) -> None:
         try:
             while part := os.read(reading, _READ_BYTES):
-                self.tail = (self.tail + part)[-OUTPUT_TAIL_BYTES:]
+                self.tail.hear(part)
         finally:
             os.close(reading)
 
@@ -107,7 +123,7 @@ class _ShellRun:
             self._ended_at = time.monotonic()
         if not self._output.complete and time.monotonic() - self._ended_at < LAST_WORDS_S:
             return None
-        return HookOutcome(code, self._output.tail.decode(errors="replace"))
+        return HookOutcome(code, str(self._output.tail))
 
     def kill(self) -> None:
         if self._process.poll() is None:  # else its number may be another process's by now

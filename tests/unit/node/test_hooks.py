@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scaler_plugin.node.hooks import OUTPUT_TAIL_BYTES, ShellHooks
+from scaler_plugin.node.hooks import OUTPUT_TAIL_CHARS, ShellHooks
 from scaler_plugin.sidecar.ports import HookOutcome, HookRun
 
 
@@ -37,8 +37,15 @@ def test_it_tells_how_a_script_ended_and_what_it_said() -> None:
 
 def test_of_much_output_only_the_end_is_kept() -> None:
     outcome = ended(ShellHooks().start("head -c 100000 /dev/zero | tr '\\0' x; echo end", {}))
-    assert len(outcome.output) == OUTPUT_TAIL_BYTES
+    assert len(outcome.output) == OUTPUT_TAIL_CHARS
     assert outcome.output.endswith("xend\n")
+
+
+def test_what_is_kept_begins_with_a_whole_line_so_that_no_secret_loses_its_name() -> None:
+    line = "API_TOKEN=abcdefghijklmnopqrstuvwxyz"
+    outcome = ended(ShellHooks().start(f"for i in $(seq 1000); do echo {line}; done", {}))
+    assert OUTPUT_TAIL_CHARS - len(line) - 1 <= len(outcome.output) <= OUTPUT_TAIL_CHARS
+    assert set(outcome.output.splitlines()) == {line}
 
 
 def open_files() -> int:
@@ -55,7 +62,7 @@ def test_output_without_end_fills_no_disk_and_holds_no_script_up(tmp_path: Path)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.kill()
-    assert len(ended(run).output) <= OUTPUT_TAIL_BYTES
+    assert len(ended(run).output) <= OUTPUT_TAIL_CHARS
     assert (tmp_path / "where").read_text().startswith("pipe:")
 
 
