@@ -79,6 +79,16 @@ def run_on(cluster: Cluster, queue: QueueName = CPU, pool: str = "cpu") -> tuple
     return instance, task
 
 
+def at_work(cluster: Cluster) -> tuple[Seat, str, TaskId]:
+    """A leader, and the instance that it has launched for a task, whose node runs one."""
+    seat = cluster.seat()
+    cluster.enqueue(1)
+    seat.lead()
+    cluster.clock.advance(35)
+    cluster.server.get_next_task(CPU)
+    return seat, *run_on(cluster)
+
+
 # --- one task that is refused
 
 
@@ -156,12 +166,7 @@ def without_pool_cpu(cluster: Cluster) -> None:
 
 
 def test_a_task_of_a_removed_pool_is_rescued_when_its_instance_dies_under_whoever_leads(two_pools: Cluster) -> None:
-    seat = two_pools.seat()
-    two_pools.enqueue(1)
-    seat.lead()
-    two_pools.clock.advance(35)
-    two_pools.server.get_next_task(CPU)
-    instance, task = run_on(two_pools)
+    seat, instance, task = at_work(two_pools)
     without_pool_cpu(two_pools)
     two_pools.passes(seat, 30)
     # The node dies, and the leader with it.
@@ -177,12 +182,7 @@ def test_a_task_of_a_removed_pool_is_rescued_when_its_instance_dies_under_whoeve
 
 
 def test_tasks_that_wait_in_a_removed_queue_are_left_as_they_are(two_pools: Cluster) -> None:
-    seat = two_pools.seat()
-    two_pools.enqueue(1)
-    seat.lead()
-    two_pools.clock.advance(35)
-    two_pools.server.get_next_task(CPU)
-    run_on(two_pools)
+    seat, _, _ = at_work(two_pools)
     waits = two_pools.enqueue(3)
     popped_by_others = two_pools.enqueue(1)
     order = two_pools.server.backlogs([CPU])[CPU].task_ids
@@ -193,12 +193,7 @@ def test_tasks_that_wait_in_a_removed_queue_are_left_as_they_are(two_pools: Clus
 
 
 def test_a_removed_queue_is_forgotten_once_its_instances_are_long_gone(two_pools: Cluster) -> None:
-    seat = two_pools.seat()
-    two_pools.enqueue(1)
-    seat.lead()
-    two_pools.clock.advance(35)
-    two_pools.server.get_next_task(CPU)
-    instance, task = run_on(two_pools)
+    seat, instance, task = at_work(two_pools)
     people = two_pools.etcd.client("people")
     two_pools.passes(seat, 10)
     assert not read_former_queues(people, KEYS).served, "it is configured"
