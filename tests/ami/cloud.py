@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from scaler_plugin.localcloud.ec2 import DEMO_IMAGE_ID, Ec2DoubleProcess
 from scaler_plugin.localcloud.etcd import EtcdProcess, EtcdTls
 from scaler_plugin.localcloud.machines.instances import DoubleInstances, Ec2Away, WantedInstance
 
+from ..waiting import PATIENCE_S
 from .instance import Instance, Network
 from .machine import wait_for
 
@@ -42,12 +44,30 @@ DOCKER_POOL = "docker"
 PASS_INTERVAL_S = 0.3
 
 
+class Hold:
+    """What tasks on any machine wait for: each connects to a server of the account that answers nothing until it is gone."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        #: A task that runs until it is let go; one that starts later ends at once.
+        self.script = (
+            "import contextlib, socket\n"
+            "print('at work', flush=True)\n"
+            "with contextlib.suppress(OSError):\n"
+            f"    socket.create_connection({server.getsockname()!r}).recv(1)\n"
+        )
+
+    def let_go(self) -> None:
+        self._server.close()
+
+
 class Cloud:
     def __init__(self, image: Path, folder: Path, name: str) -> None:
         self._image = image
         self._settings: dict[str, str] = {}
         self._environment: dict[str, str] = {}
         self._instances: dict[str, Instance] = {}
+        self._tasks: list[str] = []
         self._count = 0
         self._stopping = threading.Event()
         self._cleanup = ExitStack()
@@ -66,7 +86,7 @@ class Cloud:
         self.cli("etcd", "certs", str(self.certificates), "--member", f"etcd-1={address}")
         member = self.certificates / "members/etcd-1"
         tls = EtcdTls(member / "ca.pem", member / "server.pem", member / "server.key")
-        self.etcd: EtcdProcess = self.call(lambda: EtcdProcess(host=address, tls=tls))
+        self.etcd: EtcdProcess = self.call(lambda: EtcdProcess(self.folder / "etcd", host=address, tls=tls))
         self.clearml = ClearmlApiProcess(self.folder / "clearml", host=address)
         self.aws = Ec2DoubleProcess(self.folder / "aws", host=address)
         for part in (self.etcd, self.clearml, self.aws):
@@ -175,7 +195,7 @@ class Cloud:
         """Every instance that EC2 knows, by id, as the double describes it."""
         if self._followed.done():
             self._followed.result()  # it ends by an exception only
-        found = self.call(requests.get, f"{self.aws.url}/_instances", timeout=10).json()
+        found = self.call(requests.get, f"{self.aws.url}/_instances", timeout=PATIENCE_S).json()
         return {one["id"]: one for one in found}
 
     def alive(self) -> list[str]:
@@ -184,7 +204,7 @@ class Cloud:
     def calls(self, action: str) -> list[dict[str, Any]]:
         """The calls of this action that AWS has had."""
         url = f"{self.aws.url}/_journal?action={action}"
-        return list(self.call(requests.get, url, timeout=10).json())
+        return list(self.call(requests.get, url, timeout=PATIENCE_S).json())
 
     def machine(self, instance_id: str) -> Instance:
         return wait_for(f"a machine for {instance_id}", lambda: self._instances.get(instance_id))  # type: ignore[return-value]
@@ -198,7 +218,7 @@ class Cloud:
 
     def clearml_call(self, endpoint: str, **request: Any) -> dict[str, Any]:
         keys = (self.clearml.access_key, self.clearml.secret_key)
-        answer = self.call(requests.post, f"{self.clearml.url}/{endpoint}", json=request, auth=keys, timeout=10)
+        answer = self.call(requests.post, f"{self.clearml.url}/{endpoint}", json=request, auth=keys, timeout=PATIENCE_S)
         assert answer.ok, answer.text
         return dict(answer.json()["data"])
 
@@ -208,7 +228,21 @@ class Cloud:
         code = {"diff": script, "entry_point": "task.py", "working_dir": ".", "repository": "", "binary": "python3"}
         task = self.clearml_call("tasks.create", name="a task", type="testing", script=code, **more)["id"]
         self.clearml_call("tasks.enqueue", task=task, queue=queue_id)
+        self._tasks.append(str(task))
         return str(task)
+
+    def tasks(self) -> str:
+        """How each task is and what it has said last: for the message of a failure."""
+        logs = [self.clearml_call("events.get_task_log", task=task, batch_size=5000)["events"] for task in self._tasks]
+        said = ["".join(event["msg"] for event in log)[-2000:] for log in logs]
+        return "\n".join(
+            f"--- {self.task(task)['status']}: {text}" for task, text in zip(self._tasks, said, strict=True)
+        )
+
+    def hold(self) -> Hold:
+        hold = Hold(self.call(socket.create_server, (self._network.address, 0), backlog=16))
+        self._cleanup.callback(hold.let_go)
+        return hold
 
     def task(self, task: str) -> dict[str, Any]:
         return dict(self.clearml_call("tasks.get_by_id", task=task)["task"])

@@ -51,11 +51,7 @@ def until(cloud: Cloud, what: str, condition: Any) -> Any:
         return wait_for(what, condition, PATIENCE_S)
     except AssertionError as late:
         shown = json.dumps(cloud.instances(), indent=1)
-        raise AssertionError(f"{late}\n{shown}\n{cloud.consoles()}") from None
-
-
-def sleeping_task(seconds: int) -> str:
-    return f"import time\nprint('at work', flush=True)\ntime.sleep({seconds})\n"
+        raise AssertionError(f"{late}\n{shown}\n{cloud.tasks()}\n{cloud.consoles()}") from None
 
 
 def states(cloud: Cloud, tasks: list[str]) -> set[str]:
@@ -64,6 +60,10 @@ def states(cloud: Cloud, tasks: list[str]) -> set[str]:
 
 def worker_of(cloud: Cloud, task: str) -> str:
     return str(cloud.task(task).get("last_worker", ""))
+
+
+def probes(cloud: Cloud) -> set[str]:
+    return {id_ for id_, one in cloud.instances().items() if one["tags"].get("scaler-sidecar:role") == "probe"}
 
 
 def leader(cloud: Cloud) -> str:
@@ -88,12 +88,14 @@ def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud, i
     assert "is ready" in cloud.cli("bootstrap", "apply", config)
     cloud.cli("config", "push", config)
     cloud.cli("bootstrap", "first", config)
-    (first,) = cloud.instances()
+    # The schedule may have launched a probe, too.
+    (first,) = set(cloud.instances()) - probes(cloud)
     until(cloud, "the first instance leads", lambda: leader(cloud) == first)
     assert cloud.clearml.secret_key not in cloud.instances()[first]["user_data"]
 
     # A burst: the leader launches the others, and each runs a task as the agents' own user.
-    tasks = [cloud.enqueue(QUEUE, sleeping_task(30)) for _ in range(3)]
+    burst = cloud.hold()
+    tasks = [cloud.enqueue(QUEUE, burst.script) for _ in range(3)]
     until(cloud, "all three run at once", lambda: states(cloud, tasks) == {"in_progress"})
     workers = {worker_of(cloud, task) for task in tasks}
     nodes = {worker.rpartition(":")[2] for worker in workers}
@@ -107,6 +109,7 @@ def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud, i
     until(
         cloud, "another sidecar", lambda: lead.property_of("scaler-sidecar.service", "MainPID") not in (before, "0", "")
     )
+    burst.let_go()
     until(cloud, "all are done", lambda: states(cloud, tasks) == {"completed"})
     assert {worker_of(cloud, task) for task in tasks} == workers, "none ran twice"
 
@@ -118,16 +121,18 @@ def test_from_day_one_over_a_burst_to_zero_and_back_by_the_probe(cloud: Cloud, i
 
     # Idle: each shuts its own machine down, and EC2 terminates what has shut down.
     until(cloud, "nothing of the workers is left", lambda: not nodes & set(cloud.alive()))
+    assert cloud.calls("TerminateInstances") == [], "every machine ends itself"
     assert {cloud.instances()[node]["reason_code"] for node in nodes} == {"Client.InstanceInitiatedShutdown"}
 
     # Zero. A probe that finds nothing ends by itself; one that finds a task launches a worker and leaves it the lead.
-    late = cloud.enqueue(QUEUE, sleeping_task(5))
+    rest = cloud.hold()
+    late = cloud.enqueue(QUEUE, rest.script)
     until(cloud, "the task runs", lambda: cloud.task(late)["status"] == "in_progress")
     worker = worker_of(cloud, late).rpartition(":")[2]
     assert worker not in nodes
-    probes = {id_ for id_, one in cloud.instances().items() if one["tags"].get("scaler-sidecar:role") == "probe"}
-    assert probes
-    assert worker not in probes
+    assert probes(cloud)
+    assert worker not in probes(cloud)
+    rest.let_go()
     until(cloud, "the task is done", lambda: cloud.task(late)["status"] == "completed")
     until(cloud, "the worker is gone", lambda: worker not in cloud.alive())
     ended = {id_: one["reason_code"] for id_, one in cloud.instances().items() if one["state"] == "terminated"}
@@ -145,10 +150,12 @@ def test_a_cluster_whose_machines_all_died_at_once_comes_back_and_runs_what_they
     cloud.cli("bootstrap", "apply", config)
     cloud.cli("config", "push", config)
     cloud.cli("bootstrap", "first", config)
-    task = cloud.enqueue(QUEUE, sleeping_task(20))
+    held = cloud.hold()
+    task = cloud.enqueue(QUEUE, held.script)
     until(cloud, "the task runs", lambda: cloud.task(task)["status"] == "in_progress")
     lost = worker_of(cloud, task)
     for instance in cloud.alive():
         cloud.machine(instance).machine.destroy()
     until(cloud, "another machine runs it", lambda: worker_of(cloud, task) != lost)
+    held.let_go()
     until(cloud, "it is done", lambda: cloud.task(task)["status"] == "completed")
