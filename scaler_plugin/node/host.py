@@ -43,7 +43,7 @@ class LocalHost:
     def shut_down(self, reason: str) -> None:
         """Start the command, and wait shortly for its refusal. One of an earlier call that hangs is left to itself."""
         log.info("shutting_down", command=self._command[0], reason=reason)
-        if self._shutdown is not None and self._shutdown.poll() not in (None, 0):
+        if self._shutdown is not None and (self._shutdown.poll() or 0) > 0:
             log.error("shutdown_failed", command=self._command[0], exit_code=self._shutdown.returncode)
         try:
             # Its own session: the shutdown must go on when the service manager ends the sidecar, its parent. What it complains of
@@ -57,11 +57,27 @@ class LocalHost:
             code = self._shutdown.wait(_REFUSED_WITHIN_S)
         except subprocess.TimeoutExpired:
             return
-        if code != 0:
+        # By a signal it ends when the shutdown that it has begun ends the sidecar, whose control group it is in.
+        if code > 0 and not _is_stopping():
             self._shutdown = None
             raise HostError(
                 f"The shutdown command {shlex.join(self._command)} failed with exit code {code}; the lines before say why."
             )
+
+
+def _is_stopping() -> bool:
+    """The machine shuts down: systemctl may have lost the bus on the way, and fails then at what has succeeded."""
+    try:
+        asked = subprocess.run(
+            ["systemctl", "is-system-running"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_REFUSED_WITHIN_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.stdout.strip() == b"stopping"
 
 
 class _Gpus:

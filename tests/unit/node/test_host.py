@@ -47,3 +47,24 @@ def test_a_shutdown_that_was_accepted_or_that_hangs_can_be_asked_for_again(
     for _ in range(2):
         machine.shut_down("idle")
     assert (tmp_path / "asked").read_text() == "asked\n" * 2
+
+
+def test_a_command_that_the_shutdown_itself_ends_was_accepted(new_host: NewHost, tmp_path: Path) -> None:
+    new_host("kill -TERM $$").shut_down("idle")
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize(("state", "refused"), [("stopping", False), ("running", True)])
+def test_a_failure_on_a_machine_that_shuts_down_is_no_refusal(
+    new_host: NewHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, refused: bool
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(f"#!/bin/sh\necho {state}\nexit 1\n")
+    systemctl.chmod(0o755)
+    machine = new_host("exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    if refused:
+        with pytest.raises(HostError, match="exit code 1"):
+            machine.shut_down("idle")
+    else:
+        machine.shut_down("idle")
