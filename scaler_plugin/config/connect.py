@@ -39,13 +39,15 @@ class EtcdSettings:
     user: str | None = None
     password: SecretRef | None = None
 
-    def open(self, region: str | None = None) -> Store:
+    def open(self, region: str | None = None, timeout_s: float = 3.0) -> Store:
         """A store on these settings. Raises ``ConfigError`` when a certificate or the password cannot be read."""
         from scaler_plugin.coordination.etcd_store import open_store  # noqa: PLC0415
 
         password = resolve_kept(self.password, region) if self.password else None
         ca, cert, key = (local_file(given, region) for given in (self.ca, self.cert, self.key))
-        return open_store(self.endpoints, ca=ca, cert=cert, key=key, user=self.user, password=password)
+        return open_store(
+            self.endpoints, ca=ca, cert=cert, key=key, user=self.user, password=password, timeout_s=timeout_s
+        )
 
     def __str__(self) -> str:
         return ", ".join(self.endpoints)

@@ -37,6 +37,8 @@ ETCD, EC2, CLEARML = "etcd", "ec2", "clearml"
 EXTRA = ".[local]"
 #: Keys in one transaction of etcd, which takes 128.
 _KEYS_AT_ONCE = 100
+# Nobody leads yet, so nothing is late: an etcd that has just begun may take its time on a busy machine.
+_PUSH_TIMEOUT_S = 30.0
 #: How long an orderly shutdown of a standby sidecar may take.
 STANDBY_STOP_S = 15.0
 
@@ -261,7 +263,7 @@ class World:
 
     def push_config(self, config: ScalerConfig | None = None) -> None:
         """Publish the world's configuration, or another one for the same cluster."""
-        store = self.open_store()
+        store = self.address.etcd.open(timeout_s=_PUSH_TIMEOUT_S)
         try:
             push_config(store, self.keys, config or self.config)
         finally:
