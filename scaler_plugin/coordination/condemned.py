@@ -6,11 +6,14 @@ So an instance that is late by a moment either works and is left alone, or is en
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
+
 from scaler_plugin.coordination.election import Election
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import CreatedAt, Delete, Put, Store
 from scaler_plugin.core.model import InstanceId
-from scaler_plugin.errors import NotLeader
+from scaler_plugin.errors import NotLeader, StoreError
 
 #: The mark goes by itself once the instance is certainly gone.
 MARK_TTL_S = 3600
@@ -37,9 +40,18 @@ def condemn(election: Election, store: Store, keys: Keys, instance_id: InstanceI
     return marked
 
 
-def pardon(election: Election, keys: Keys, instance_id: InstanceId) -> None:
-    """Take the mark off, fenced: the node may register. Raises :class:`~scaler_plugin.errors.NotLeader`."""
-    election.fenced([Delete(keys.condemned(instance_id))])
+def pardon(election: Election, store: Store, keys: Keys, instance_ids: Collection[InstanceId]) -> None:
+    """Take off whatever marks these bear, fenced: their nodes may register. Raises :class:`~scaler_plugin.errors.NotLeader`."""
+    if not instance_ids:
+        return
+    pardoned = {keys.condemned(instance_id) for instance_id in instance_ids}
+    for mark in store.get_prefix(keys.condemned(InstanceId(""))):
+        if mark.key not in pardoned:
+            continue
+        election.fenced([Delete(mark.key)])
+        if mark.lease is not None:
+            with suppress(StoreError):  # it runs out
+                store.revoke_lease(mark.lease)
 
 
 def not_condemned(keys: Keys, instance_id: InstanceId) -> CreatedAt:

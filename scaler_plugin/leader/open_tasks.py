@@ -73,11 +73,9 @@ class _Walk:
         self.page, self.spent_s, self.met = 0, 0.0, 0
 
 
-def look_once(server: TaskServer, clearml: GuardedService, queues: Sequence[QueueName]) -> Portion | None:
-    """All tasks in progress, and the queued ones unless they are many; ``None`` when the server can't be used."""
-    page = clearml.ask(lambda: server.open_tasks_page(queues, (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), 0))
-    if page is None:
-        return None
+def look_once(server: TaskServer, queues: Sequence[QueueName]) -> Portion:
+    """All tasks in progress, and the queued ones unless they are many. Raises ``TaskServerError``."""
+    page = server.open_tasks_page(queues, (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS), 0)
     if page.last:
         return Portion(page.tasks, whole=True)
     tasks: list[ServerTask] = []
@@ -85,9 +83,7 @@ def look_once(server: TaskServer, clearml: GuardedService, queues: Sequence[Queu
     # In this order: a task that an agent starts in between is met in one of the two.
     for status, most in ((TaskStatus.QUEUED, QUEUED_PAGES), (TaskStatus.IN_PROGRESS, None)):
         for number in itertools.count() if most is None else range(most):
-            page = clearml.ask(partial(server.open_tasks_page, queues, (status,), number))
-            if page is None:
-                return None
+            page = server.open_tasks_page(queues, (status,), number)
             tasks += page.tasks
             if page.last:
                 all_queued = all_queued or status is TaskStatus.QUEUED

@@ -5,8 +5,9 @@ that registers late either registered first, and then nothing happens to it, or 
 is asked before, and once more between the marks and the call.
 
 Guarantees: an instance that EC2 refuses to end rests alone and saves no other; a pass takes about two TTLs of the leader's
-lease at most, whatever there is to end, and the next one goes on. Not guaranteed: that each instance's console is read; of many
-that end in one pass the first few are told at length and the others by number.
+lease at most, whatever there is to end, and the next one goes on; the mark of one that could not be ended goes once it is to be
+spared. Not guaranteed: that each instance's console is read; of many that end in one pass the first few are told at length and
+the others by number.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Terminating:
         clearml: GuardedService,
         ec2: GuardedService,
     ) -> None:
+        """``clearml`` and ``ec2`` are for these calls alone: one that fails each time must hold up nothing else."""
         self._store = store
         self._keys = keys
         self._election = election
@@ -91,7 +93,10 @@ class Terminating:
         self._forget_all_but(suspects)
         self._report_refused(suspects)
         ready = [s for s in suspects if self._refused.get(s.instance_id, (now, ""))[0] <= now]
-        verdict = self._look(ready, policy)
+        # ClearML has just been asked for the backlogs: while it does not answer at all, nobody needs to ask once more.
+        verdict = self._look(ready if observation.backlogs is not None else (), policy)
+        if not self._ec2.resting():  # else a call may have taken effect that nobody has seen yet
+            self._pardon(verdict)  # a pass that could not end them has left their marks
         for working in verdict.working:
             self._report_working(working)
         for suspect in verdict.asking:
@@ -111,15 +116,17 @@ class Terminating:
         if not suspects:
             self._popped_since = {}
             return nobody
-        if (workers := self._clearml.ask(self._server.workers)) is None:
+        # As one question: a call that is answered must not end the back-off of the next one, which fails.
+        if (seen := self._clearml.ask(self._read)) is None:
             return nobody
-        if (tasks := look_once(self._server, self._clearml, self._queues)) is None:
-            return nobody
-        if (backlogs := self._clearml.ask(lambda: self._server.backlogs(self._queues))) is None:
-            return nobody
-        seen, now = Evidence(workers, tasks.tasks, backlogs, all_queued=tasks.whole), self._clock.now()
+        now = self._clock.now()
         self._popped_since = follow_popped(seen, self._popped_since, now)
         return judge(suspects, seen, policy, self._popped_since, now)
+
+    def _read(self) -> Evidence:
+        workers = self._server.workers()
+        tasks = look_once(self._server, self._queues)
+        return Evidence(workers, tasks.tasks, self._server.backlogs(self._queues), all_queued=tasks.whole)
 
     def _condemn(self, suspects: Sequence[Suspect]) -> list[Suspect]:
         """Mark as many as there is time for; those that have registered meanwhile are left out."""
@@ -137,9 +144,12 @@ class Terminating:
     def _still_useless(self, marked: Sequence[Suspect], policy: ClusterPolicy) -> Sequence[Suspect]:
         """Marking takes time, in which an agent may have pulled: ask once more, and take the mark off those that are spared."""
         verdict = self._look(marked, policy)
-        for spared in (*(working.suspect for working in verdict.working), *verdict.asking):
-            pardon(self._election, self._keys, spared.instance_id)
+        self._pardon(verdict)
         return verdict.condemned
+
+    def _pardon(self, verdict: Verdict) -> None:
+        spared = (*(working.suspect for working in verdict.working), *verdict.asking)
+        pardon(self._election, self._store, self._keys, [suspect.instance_id for suspect in spared])
 
     def _terminate(self, suspects: Sequence[Suspect]) -> Sequence[Suspect]:
         together = [s for s in suspects if s.instance_id not in self._alone]
@@ -188,7 +198,7 @@ class Terminating:
         return ended
 
     def _ended_all_the_same(self, suspects: Sequence[Suspect]) -> list[Suspect]:
-        """Those that EC2 ends although it refused the call: a refusal that names single instances is worked around on the way."""
+        """Those that EC2 ends although it refused the call: a protected instance saves those in its own zone only."""
         try:
             ending = {i.instance_id for i in self._fleet.instances() if i.state.ending}
         except CloudError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
 from scaler_plugin.cloud.memory_faults import Failure
-from scaler_plugin.core.model import InstanceId, NodeState, PoolName, QueueName, TaskId, TaskStatus, WorkerId
+from scaler_plugin.core.model import InstanceId, NodeState, PoolName, QueueName, SlotState, TaskId, TaskStatus, WorkerId
 from scaler_plugin.core.policy import PoolPolicy
-from scaler_plugin.errors import CloudRefused, NotLeader
+from scaler_plugin.errors import CloudRefused, NotLeader, TaskServerUnavailable
 from scaler_plugin.leader.terminating import MOST_ALONE, MOST_AT_ONCE, MOST_TOLD, REFUSED_REST_S
 
 from .cluster import KEYS, POLL_S, Cluster, Seat
@@ -119,6 +120,77 @@ def test_many_that_cannot_be_terminated_are_tried_a_few_at_a_time_and_named_in_f
     cluster.passes(seat, 10 * POLL_S)
     assert len([about for about in cluster.problems() if about in ids]) == MOST_TOLD
     assert f"{30 - MOST_TOLD} more instances" in cluster.problems()["EC2 TerminateInstances"]
+
+
+@pytest.mark.parametrize("protected", [1, MOST_AT_ONCE])
+def test_a_refused_batch_takes_no_longer_than_a_pass_may_and_those_that_may_end_do_so_soon(
+    cluster: Cluster, protected: int
+) -> None:
+    seat = cluster.seat()
+    ids = late(cluster, seat, MOST_AT_ONCE)
+    protect(cluster, *ids[:protected])
+    refuse = cluster.fleet.terminate
+
+    def slow(wanted: Sequence[InstanceId]) -> None:
+        cluster.clock.advance(1.5)
+        seat.election.renew()  # as its own thread does
+        refuse(wanted)
+
+    cluster.fleet.terminate = slow  # type: ignore[method-assign]
+    longest, passes = 0.0, 0
+    while living(cluster, ids) != ids[:protected] or passes < 15:
+        before = cluster.clock.monotonic()
+        cluster.passes(seat, POLL_S)
+        longest = max(longest, cluster.clock.monotonic() - before - POLL_S)
+        passes += 1
+        assert passes <= MOST_AT_ONCE / MOST_ALONE + 5
+    assert longest <= 1.5 * (MOST_ALONE + 1)
+    assert living(cluster, ids) == ids[:protected]
+
+
+def fail_workers(seat: Seat) -> list[int]:
+    """ClearML answers every call but this one; each time that it is asked."""
+    asked: list[int] = []
+
+    def no_answer() -> NoReturn:
+        asked.append(1)
+        raise TaskServerUnavailable("ClearML did not answer workers.get_all.")
+
+    seat.server.workers = no_answer  # type: ignore[method-assign]
+    return asked
+
+
+def test_a_call_that_clearml_fails_at_when_asked_about_late_instances_is_made_ever_more_seldom(
+    cluster: Cluster,
+) -> None:
+    seat = cluster.seat()
+    ids, workers = late(cluster, seat, 1), seat.server.workers
+    asked = fail_workers(seat)
+    cluster.passes(seat, 300)
+    assert 5 <= len(asked) <= 15
+    assert living(cluster, ids) == ids
+    assert "workers.get_all" in cluster.problems()["ClearML (late instances)"]
+    seat.server.workers = workers  # type: ignore[method-assign]
+    cluster.passes(seat, 64)
+    assert living(cluster, ids) == []
+
+
+def test_a_call_that_clearml_fails_at_when_asked_about_a_late_instance_holds_up_no_rescue(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    gone, _ = late(cluster, seat, 2)
+    task = cluster.server.get_next_task(QUEUE)
+    assert task is not None
+    cluster.register(gone, SlotState.BUSY)
+    cluster.server.started(task)
+    cluster.clock.advance(1)
+    cluster.server.status_report(worker_of(gone), task)
+    asked = fail_workers(seat)
+    cluster.passes(seat, 20)
+    assert asked
+    cluster.fleet.interrupt(gone)
+    cluster.registries.pop(gone)
+    cluster.passes(seat, 300)
+    assert cluster.server.waits_in(QUEUE, task)
 
 
 def test_an_answer_that_got_lost_rests_the_service_and_then_all_end(cluster: Cluster) -> None:
@@ -269,6 +341,33 @@ def test_a_task_that_is_popped_and_not_started_yet_spares_those_that_may_have_po
     assert seat.fleet.calls["terminate"] == 0
     nodes.live(200)
     assert living(cluster, nodes.ids) == [], "one that nobody ever starts protects nobody for long"
+
+
+@pytest.mark.parametrize("fails", ["clearml", "ec2"])
+def test_a_mark_goes_when_its_instance_is_spared_after_a_pass_that_could_not_end_it(
+    cluster: Cluster, fails: str
+) -> None:
+    seat = cluster.seat()
+    nodes = CutOff(cluster, seat, 2)
+    nodes.silent.update(nodes.ids)
+
+    def no_answer() -> None:
+        raise TaskServerUnavailable("ClearML did not answer.")
+
+    if fails == "clearml":
+        between_marks_and_call(seat, no_answer)
+    else:
+        cluster.fleet.faults.fail_next("terminate", Failure.LOST_REQUEST, calls=1)
+    marks = KEYS.condemned(InstanceId(""))
+    while not cluster.etcd.read(marks):
+        cluster.passes(seat, POLL_S)
+    nodes.silent.clear()  # ClearML has an answer for their agents again
+    nodes.pull(nodes.ids[0])
+    nodes.live(20)
+    assert cluster.etcd.read(marks) == ()
+    for instance_id in nodes.ids:
+        cluster.register(instance_id)
+    assert sorted(node.instance_id for node in cluster.nodes) == sorted(nodes.ids)
 
 
 def test_a_leader_whose_term_ends_while_it_asks_clearml_ends_nothing(cluster: Cluster) -> None:
