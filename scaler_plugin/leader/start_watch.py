@@ -29,7 +29,7 @@ from scaler_plugin.core.breaker import (
     with_new_configuration,
     with_words,
 )
-from scaler_plugin.core.housekeeping import find_suspects
+from scaler_plugin.core.housekeeping import find_suspects, find_vanished
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
 from scaler_plugin.core.ports import Clock, Fleet
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 ENDED_EARLY = "ended before its node registered"
 _ENDED_EARLY_EACH = "ended before their nodes registered"
+VANISHED = "is not listed by EC2 any more, and never registered"
 
 #: Consoles that are read in one pass; each is a call of its own.
 MOST_CONSOLES = 3
@@ -95,6 +96,8 @@ class StartWatch:
                     registered.add(launch.pool)
                 elif instance_id in observation.ending:
                     failed[launch.pool][instance_id] = ENDED_EARLY
+            for instance_id in sorted(find_vanished(launch, observation, settings.policy, now)):
+                failed[launch.pool][instance_id] = VANISHED
         for suspect in find_suspects(observation, settings.policy, now):
             if suspect.launch_id is not None and suspect.pool is not None:
                 failed[suspect.pool][suspect.instance_id] = suspect.cause
@@ -161,7 +164,7 @@ class StartWatch:
             self._consoles_left -= 1
             failure = failed_start(self._fleet, instance_id, causes[instance_id])
             self._put(with_words(self._records[pool], failure))
-            if instance_id in ended:  # a late one is told of when it is terminated
+            if instance_id in ended:  # of the others people are told when they are terminated, or waited for no longer
                 self._journal.record(START_FAILED, instance_id, failure.what, failure.detail)
         if by_number > 0:
             rest = ended[-by_number:]

@@ -65,6 +65,22 @@ def test_instances_that_never_register_count_and_their_console_output_stands_in_
     assert cluster.living == [], "late instances were launched for once more"
 
 
+def test_instances_that_ec2_lists_no_more_before_they_register_count_as_well(cluster: Cluster) -> None:
+    seat = cluster.seat()
+    listed, lost = cluster.fleet.instances, set[str]()
+    cluster.fleet.instances = lambda: tuple(i for i in listed() if i.instance_id not in lost)  # type: ignore[method-assign]
+    cluster.enqueue(1)
+    for _ in range(TRIP_AFTER):
+        cluster.passes(seat, 20)
+        lost.update(instance.instance_id for instance in listed())
+        cluster.passes(seat, 600)
+    assert len(lost) == TRIP_AFTER
+    assert len(cluster.events("pool_paused")) == 1
+    assert "is not listed by EC2" in cluster.problems()[POOL]
+    cluster.passes(seat, FIRST_PAUSE_S - 60)
+    assert cluster.fleet.launched == TRIP_AFTER
+
+
 def test_the_reason_that_an_instance_gave_at_its_health_gate_is_the_one_that_is_shown(cluster: Cluster) -> None:
     seat = cluster.seat()
     cluster.enqueue(TRIP_AFTER)
