@@ -116,7 +116,7 @@ class Launcher:
     def start(self, decision: LaunchDecision, settings: LeaderSettings) -> None:
         """Write the record of a new launch, then make its first call."""
         pool = settings.policy.pool(decision.pool)
-        if pool is None or self._launching.resting() or self._unsettled.rests(pool.name) or self._out_of_time():
+        if pool is None or self._launching.resting() or self._unsettled.has_one_of(pool.name) or self._out_of_time():
             return
         launch_id = self._next_id(settings.policy.cluster)
         try:

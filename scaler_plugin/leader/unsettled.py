@@ -76,10 +76,9 @@ class Unsettled:
         doubt = self._doubt(launch)
         return doubt is not None and not doubt.backoff.ready(self._clock.monotonic())
 
-    def rests(self, pool: PoolName) -> bool:
-        """Whether a launch of the pool rests: another one would most likely end as it did."""
-        now = self._clock.monotonic()
-        return any(doubt.pool == pool and not doubt.backoff.ready(now) for doubt in self._doubts.values())
+    def has_one_of(self, pool: PoolName) -> bool:
+        """Whether there is a launch of the pool among them: another one would most likely end as it did."""
+        return any(doubt.pool == pool for doubt in self._doubts.values())
 
     def time_is_over(self, launch: Launch) -> bool:
         """Whether it has been asked for long enough: its call is not made again."""

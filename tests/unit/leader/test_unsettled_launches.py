@@ -83,16 +83,38 @@ def test_a_launch_that_is_not_settled_holds_up_no_other_pool_and_is_asked_for_ev
 
 
 def test_many_launches_that_are_not_settled_do_not_hold_up_a_new_one_either(cluster: Cluster) -> None:
-    two_pools(cluster)
+    sick = [PoolName(f"sick-{number}") for number in range(10)]
+    pools = [PoolPolicy(pool, (QueueName(f"{pool}-tasks"),), 10) for pool in (*sick, WELL)]
+    for pool in pools:
+        cluster.server.create_queue(pool.queues[0])
+    cluster.set_policy(*pools)
     seat = cluster.seat()
-    Answers(cluster, FAILED)
-    for _ in range(10):
-        cluster.enqueue(1, "sick-tasks")
-        cluster.passes(seat, 70)
-    assert len(cluster.launches) > 1
+
+    def act(run: Run, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
+        if request.pool in sick:
+            raise FAILED
+        return run(request, token)
+
+    intercept(cluster, act)
+    for pool in sick:
+        cluster.enqueue(1, f"{pool}-tasks")
+    cluster.passes(seat, 120)
+    assert len(cluster.launches) == len(sick)
     cluster.enqueue(1, "well-tasks")
     cluster.passes(seat, POLL_S)
     assert launched_for(cluster, WELL) == 1
+
+
+def test_a_pool_starts_no_other_launch_before_what_became_of_the_last_one_is_known(cluster: Cluster) -> None:
+    two_pools(cluster)
+    seat, answers = cluster.seat(), Answers(cluster, FAILED)
+    for _ in range(30):
+        cluster.enqueue(1, "sick-tasks")
+        cluster.passes(seat, 10)
+        assert len(cluster.launches) == 1
+    answers.recover()
+    cluster.passes(seat, 70)
+    assert launched_for(cluster, SICK) == 10
 
 
 @pytest.mark.parametrize("errors", [(THROTTLED, NOT_ALLOWED), (FAILED,)], ids=["refused", "failed"])
