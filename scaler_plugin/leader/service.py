@@ -57,6 +57,8 @@ class Leader:
         # EC2 throttles and allows its calls one by one: a listing that works must not end the back-off of a launch.
         launching = GuardedService("EC2 RunInstances", CloudError, clock, self._problems, rng)
         terminating = GuardedService("EC2 TerminateInstances", CloudError, clock, self._problems, rng)
+        # Nor must a call of ClearML that fails each time an instance is late keep the rescues of the same pass from theirs.
+        of_late_ones = GuardedService("ClearML (late instances)", TaskServerError, clock, self._problems, rng)
         book = LaunchBook(store, keys)
         journal = Journal(store, keys, clock)
         self._observer = Observer(store, keys, book, server, fleet, clock, self._problems, self._clearml, self._ec2)
@@ -74,13 +76,13 @@ class Leader:
             clock,
             self._problems,
             journal,
-            self._clearml,
+            of_late_ones,
             terminating,
         )
         self._legacy = LegacyOfNodes(store, keys, election, server, clock, self._problems, journal, self._clearml)
         self._rescuer = Rescuer(store, keys, election, server, clock, self._problems, journal, self._clearml)
         self._published: View | None = None
-        self._rivals = 0
+        self._rivals: int | None = None
         self._remains: Remains | None = None
 
     def step(self) -> None:
@@ -122,8 +124,8 @@ class Leader:
 
     @property
     def has_rivals(self) -> bool:
-        """Whether another node could lead instead, as of the last pass."""
-        return self._rivals > 0
+        """Whether another node could lead instead, as of the last pass; true while none has told."""
+        return self._rivals != 0
 
     def _act(self, observation: Observation, plan: LaunchPlan, settings: LeaderSettings) -> None:
         # Records first: what an earlier leader began is finished before anything new is promised. Except those whose call has

@@ -121,10 +121,10 @@ class Leading:
     def recover(self, crashes: int) -> None:
         """After a step that ended with an error nobody has foreseen, the last of so many in a row. Never raises.
 
-        The next pass is made by a new leader with new clients, of this node or, after some crashes, of another.
+        The next pass is made by a new leader with new clients, of this node or, after some crashes, of another if there is one.
         """
-        self._leader = None
-        if crashes >= CRASHES_BEFORE_HANDOVER:
+        leader, self._leader = self._leader, None
+        if crashes >= CRASHES_BEFORE_HANDOVER and (leader is None or leader.has_rivals):
             log.warning("handing_over", crashes=crashes)
             self._abstain()
 

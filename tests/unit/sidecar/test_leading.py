@@ -169,9 +169,30 @@ def test_a_leader_whose_passes_crash_begins_anew_and_after_some_lets_another_lea
     world.run(5)
     assert (leader_of(world), world.leaders_made) == ("a", made + 1)
     other = world.standby("b")
+    world.run(5)
     stumbling.leading.recover(CRASHES_BEFORE_HANDOVER)
     world.run(10)
     assert leader_of(world) == "b"
     other.leading.stop()
     world.run(BLIND_LIMIT_S + 10)
     assert leader_of(world) == "a", "it stands again later"
+
+
+def test_a_leader_whose_passes_crash_goes_on_when_nobody_else_could_lead(world: NodeWorld) -> None:
+    alone = world.standby("a")
+    world.run(5)
+    term = alone.election.leadership
+    alone.leading.recover(CRASHES_BEFORE_HANDOVER)
+    world.run(5)
+    assert alone.election.leadership == term
+    assert world.leaders_made == 2
+
+
+def test_a_leader_that_crashes_before_it_has_seen_the_other_nodes_lets_another_lead(world: NodeWorld) -> None:
+    stumbling = world.standby("a")
+    world.run(5)
+    other = world.standby("b")
+    stumbling.leading.recover(1)
+    stumbling.leading.recover(CRASHES_BEFORE_HANDOVER)
+    world.run(10)
+    assert leader_of(world) == other.id
