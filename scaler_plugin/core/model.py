@@ -264,14 +264,6 @@ class Launch:
         last = self.attempts[-1]
         return last.started_at if last.answered_at is None else last.answered_at
 
-    @property
-    def promised(self) -> int:
-        """How many instances this record may still stand for beyond those that have registered.
-
-        Before an outcome is known that is the whole count; afterwards, the instances still awaited.
-        """
-        return len(self.awaited) if self.instance_ids else self.count
-
 
 @dataclass(frozen=True)
 class Backlog:

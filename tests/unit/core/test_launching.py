@@ -28,7 +28,7 @@ def record(make: Any, candidates: int = 3) -> Any:
 def test_a_new_record_has_its_first_attempt_open_and_stands_for_its_whole_count(make: Any) -> None:
     launch = record(make)
     assert launch.open_attempt is launch.attempts[0]
-    assert (launch.promised, launch.term, launch.pool) == (2, 7, "cpu")
+    assert (launch.count, launch.awaited, launch.term, launch.pool) == (2, (), 7, "cpu")
     assert not is_complete(launch)
 
 
@@ -54,7 +54,6 @@ def test_an_answered_record_awaits_exactly_its_instances_from_the_time_of_the_an
     launch = succeeded(record(make), (InstanceId("i-1"),), make.now + 500)
     assert launch.open_attempt is None
     assert launch.awaited == ("i-1",)
-    assert launch.promised == 1
     assert launch.awaited_since == make.now + 500
     with pytest.raises(ValueError, match="no open attempt"):
         succeeded(launch, (InstanceId("i-2"),), make.now)
