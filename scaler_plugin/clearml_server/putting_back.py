@@ -1,7 +1,8 @@
 """How a task is put back into its queue, and how it is given up: the same steps on the real server and in memory.
 
 Guarantees: a task that is not as given is left alone. The count of requeues is raised before the task moves, so one that
-keeps stranding comes to its limit even if every leader dies in the middle. The move itself is one call, from whatever status, and
+keeps stranding comes to its limit even if every leader dies in the middle; a move that fails takes the raise back, so that a task
+is never given up for having been put back when it was not. The move itself is one call, from whatever status, and
 whatever is left undone looks stranded to the next sweep:
 
 - before the move, the task is as it was, but for its count;
@@ -77,9 +78,13 @@ def put_back(steps: TaskSteps, task: ServerTask, queue: QueueName, reason: str, 
         if monotonic() - looked_at > LOOK_HOLDS_S and _as_given(steps, task) is None:
             return False
         steps.enqueue_with(task.task_id, queue, reason, force=task.status is TaskStatus.IN_PROGRESS)
-    except TaskServerRefused:
-        if _as_given(steps, task) is None:
+    except TaskServerError as error:
+        now = _as_given(steps, task)
+        if now is None and isinstance(error, TaskServerRefused):
             return False
+        if now is not None:
+            with contextlib.suppress(TaskServerError):
+                steps.set_requeues(now, seen.task.requeues)
         raise
     # The task is safe: that it is so must be known even if its place can't be bettered, or an agent has it already.
     with contextlib.suppress(TaskServerError):

@@ -12,7 +12,7 @@ import pytest
 
 from scaler_plugin.core.model import QueueName, ServerTask, TaskId, TaskStatus, WorkerId
 from scaler_plugin.core.rescue import NO_RESCUE_TAG
-from scaler_plugin.errors import TaskServerUnavailable
+from scaler_plugin.errors import TaskServerError, TaskServerRefused, TaskServerUnavailable
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 
 from .worlds import STEPS, LiveWorld, World
@@ -174,13 +174,13 @@ def test_a_task_that_does_not_exist_any_more_is_no_error(world: World, queue: Qu
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("stranded", [in_limbo, running])
-def test_whatever_step_is_lost_the_next_sweep_finishes_and_every_try_is_counted(
+def test_whatever_step_is_lost_the_next_sweep_finishes_and_every_move_is_counted(
     world: World, queue: QueueName, stranded: Callable[[World, QueueName], TaskId], step: str, after: bool
 ) -> None:
     task = stranded(world, queue)
     given = seen(world, queue, task)
     world.lose_a_step(step, after_its_effect=after)
-    counted = list(STEPS).index(step) + after > list(STEPS).index("raise the count")
+    counted = list(STEPS).index(step) + after > list(STEPS).index("enqueue")
     if step == "move to the front":
         assert world.leader.requeue(given, queue, WHY)
     else:
@@ -271,6 +271,21 @@ def test_a_rescue_is_five_requests(live: LiveWorld, queue: QueueName) -> None:
     before = live.journal()[-1]["n"]
     assert live.leader.requeue(given, queue, WHY)
     assert [line["action"] for line in live.journal(before)] == list(STEPS.values())
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("status", "error"), [(403, TaskServerRefused), (500, TaskServerUnavailable)])
+def test_a_move_that_fails_again_and_again_is_not_counted(
+    live: LiveWorld, queue: QueueName, status: int, error: type[TaskServerError]
+) -> None:
+    task = running(live, queue)
+    given = seen(live, queue, task)
+    live.inject(action=r"^tasks\.enqueue$", status=status)
+    for _ in range(3):
+        with pytest.raises(error):
+            live.leader.requeue(given, queue, WHY)
+    live.heal()
+    assert seen(live, queue, task) == given
 
 
 @pytest.mark.real
