@@ -131,7 +131,8 @@ class ClearmlServer:
         if not self._queue_ids.keys() >= set(queues):
             documents = self._queues_named(queues, ("id", "name"))
             self._queue_ids.update((name, documents[name]["id"] if name in documents else None) for name in queues)
-        return {identifier: name for name in queues if (identifier := self._queue_ids[name]) is not None}
+        # Of two names with one id (a queue was renamed since the other was asked for), the first: callers name those in use first.
+        return {identifier: name for name in reversed(queues) if (identifier := self._queue_ids[name]) is not None}
 
     def _queues_named(self, queues: Sequence[QueueName], fields: Sequence[str]) -> dict[QueueName, Mapping[str, Any]]:
         """These fields (``name`` among them) of the queues of these names, as far as they exist."""

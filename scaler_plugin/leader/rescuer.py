@@ -96,8 +96,9 @@ class Rescuer:
         if seen is None:
             return
         found = find_stranded(observation, seen.tasks, policy, self._found, self._clock.now(), now)
+        looked_at = {task.task_id for task in seen.tasks}
         self._found = {
-            **{task_id: before for task_id, before in self._found.items() if not seen.covers(task_id)},
+            **{i: before for i, before in self._found.items() if i not in looked_at and not seen.covers(i)},
             **{stranded.task.task_id: stranded for stranded in found},
         }
         self._refused.forget_all_but(self._found)

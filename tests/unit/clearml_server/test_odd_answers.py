@@ -170,3 +170,15 @@ def test_a_worker_that_is_not_understood_is_in_doubt_and_spoils_no_other(
     assert (in_doubt.worker_id, in_doubt.last_report_at) == (WorkerId("c:cpu:c5.large:i-1"), None)
     assert in_doubt.task_id, "it may run one"
     assert (known.worker_id, known.task_id) == (WorkerId("c:cpu:c5.large:i-2"), None)
+
+
+def test_a_queue_that_has_the_name_of_another_now_gives_its_tasks_that_name(
+    script: Script, clearml: ClearmlServer
+) -> None:
+    former = QueueName("former-tasks")
+    serve(script, queues=[{**GOOD_QUEUE, "name": former}], tasks=[GOOD_TASK])
+    clearml.backlogs([former])
+    serve(script, queues=[GOOD_QUEUE], tasks=[GOOD_TASK])
+    clearml.backlogs([QUEUE])
+    (task,) = clearml.open_tasks([QUEUE, former])
+    assert task.queue == QUEUE
