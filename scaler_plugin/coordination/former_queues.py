@@ -5,7 +5,8 @@ Kept in etcd: neither the configuration of before nor the node that ran a task o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.election import Election
@@ -16,12 +17,37 @@ from scaler_plugin.core.model import InstanceId, QueueName
 
 
 @dataclass(frozen=True)
+class TakenOut:
+    """Queues that were taken out of the configuration while these instances lived, any of which may have a task of theirs.
+
+    Queues with the same instances share them, or a thousand instances with many queues would pass what etcd takes.
+    """
+
+    queues: tuple[QueueName, ...]
+    instances: tuple[InstanceId, ...]
+
+
+@dataclass(frozen=True)
 class FormerQueues:
-    """``configured`` are the queues of the configuration in force. ``served``: by queue, the instances that lived when it was
-    taken out of the configuration, any of which may have a task of it."""
+    """``configured`` are the queues of the configuration in force."""
 
     configured: tuple[QueueName, ...] = ()
-    served: dict[QueueName, tuple[InstanceId, ...]] = field(default_factory=dict)
+    taken_out: tuple[TakenOut, ...] = ()
+
+    @property
+    def served(self) -> Mapping[QueueName, tuple[InstanceId, ...]]:
+        """By queue that was taken out, the instances that may have a task of it."""
+        return {queue: taken.instances for taken in self.taken_out for queue in taken.queues}
+
+
+def former_queues(
+    configured: tuple[QueueName, ...], served: Mapping[QueueName, tuple[InstanceId, ...]]
+) -> FormerQueues:
+    """As they are recorded."""
+    together: dict[tuple[InstanceId, ...], list[QueueName]] = {}
+    for queue, instances in sorted(served.items()):
+        together.setdefault(instances, []).append(queue)
+    return FormerQueues(configured, tuple(TakenOut(tuple(queues), ids) for ids, queues in together.items()))
 
 
 def read_former_queues(store: Store, keys: Keys) -> FormerQueues:

@@ -1,8 +1,11 @@
-"""A launch as it lies in etcd: the user-data of its candidates once, and an attempt by the number of the candidate it tries.
+"""A launch as it lies in etcd: written out whole, or, if that is long, with what its candidates share written once.
 
 The candidates of a launch differ in type and place. Written out whole, a stock image's user-data in every type and zone of a pool,
-and again in each attempt, passes the 1.5 MiB that etcd takes. Reading gives the very launch that was written; records that were
-written out whole are read as well.
+and again in each attempt, passes the 1.5 MiB that etcd takes. In the compact form the user-data stands once, and an attempt has the
+number of its candidate. Reading gives the very launch that was written, from either form.
+
+Short ones stay whole because a leader that knows no compact form may take over in the midst of an upgrade: an open record that it
+can't read is no supply to it, and it launches for the same tasks again.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from dataclasses import dataclass, replace
 from scaler_plugin.coordination.codec import decode, encode
 from scaler_plugin.core.model import Attempt, InstanceId, Launch, LaunchId, LaunchRequest, PoolName
 from scaler_plugin.errors import RecordMalformed
+
+#: A longer record is made compact: a sixth of what etcd takes, as other writes may go with it.
+WHOLE_CHARS = 262_144
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class _StoredLaunch:
 
 
 def encode_launch(launch: Launch) -> str:
+    whole = encode(launch)
+    return whole if len(whole) <= WHOLE_CHARS else _encode_compact(launch)
+
+
+def _encode_compact(launch: Launch) -> str:
     texts = {candidate.user_data for candidate in launch.candidates}
     user_data = texts.pop() if len(texts) == 1 else ""
     candidates = tuple(replace(c, user_data="") if user_data else c for c in launch.candidates)

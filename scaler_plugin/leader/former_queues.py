@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from scaler_plugin.coordination.election import Election
-from scaler_plugin.coordination.former_queues import FormerQueues, put_former_queues, read_former_queues
+from scaler_plugin.coordination.former_queues import (
+    FormerQueues,
+    former_queues,
+    put_former_queues,
+    read_former_queues,
+)
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.store import Store
 from scaler_plugin.core.model import InstanceId, NodeRole, QueueName
@@ -61,7 +66,7 @@ class QueuesOfInstances:
             for queue, ids in served.items()
             if queue not in policy.queues and (queue in in_use or any(self._lately_seen(i) for i in ids))
         }
-        former = FormerQueues(policy.queues, kept)
+        former = former_queues(policy.queues, kept)
         if former != recorded:
             put_former_queues(self._election, self._keys, former)
         self._recorded = former
