@@ -32,6 +32,7 @@ from scaler_plugin.core.breaker import (
 from scaler_plugin.core.housekeeping import find_suspects, find_vanished
 from scaler_plugin.core.model import InstanceId, PoolName
 from scaler_plugin.core.observation import Observation
+from scaler_plugin.core.policy import ClusterPolicy
 from scaler_plugin.core.ports import Clock, Fleet
 from scaler_plugin.leader.failed_start import failed_start, in_short, told_of_starts
 from scaler_plugin.leader.journal import Journal
@@ -88,19 +89,7 @@ class StartWatch:
         self._consoles_left = MOST_CONSOLES
         self._deadline = self._clock.monotonic() + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
         now = self._clock.now()
-        registered: set[PoolName] = set()
-        failed: defaultdict[PoolName, dict[InstanceId, str]] = defaultdict(dict)
-        for launch in observation.launches:
-            for instance_id in launch.awaited:
-                if instance_id in observation.node_ids:
-                    registered.add(launch.pool)
-                elif instance_id in observation.ending:
-                    failed[launch.pool][instance_id] = ENDED_EARLY
-            for instance_id in sorted(find_vanished(launch, observation, settings.policy, now)):
-                failed[launch.pool][instance_id] = VANISHED
-        for suspect in find_suspects(observation, settings.policy, now):
-            if suspect.launch_id is not None and suspect.pool is not None:
-                failed[suspect.pool][suspect.instance_id] = suspect.cause
+        failed = _failed(observation, settings.policy, now)
         new = {pool: self._not_counted(pool, causes) for pool, causes in failed.items()}
         told = told_of_starts(read_events(self._store, self._keys)) if any(new.values()) else {}
         before = dict(self._records)
@@ -111,6 +100,9 @@ class StartWatch:
             self._tell_of_failures(pool, untold)
             self._tell_of_pause(pool, before.get(pool))
         worked = self._follow_nodes(observation, now)
+        registered = {
+            launch.pool for launch in observation.launches if not observation.node_ids.isdisjoint(launch.awaited)
+        }
         # After the failures of the same pass: a pool of which some instances start is not broken.
         for pool, record in tuple(self._records.items()):
             if starts_again(record, pool in registered, worked[pool]):
@@ -212,3 +204,18 @@ class StartWatch:
                     "`scaler-sidecar config push` with a correction makes it try at once.",
                     record.detail,
                 )
+
+
+def _failed(observation: Observation, policy: ClusterPolicy, now: float) -> Mapping[PoolName, Mapping[InstanceId, str]]:
+    """The awaited instances that have ended, are not listed any more or are late, and which of these, by pool."""
+    failed: defaultdict[PoolName, dict[InstanceId, str]] = defaultdict(dict)
+    for launch in observation.launches:
+        for instance_id in launch.awaited:
+            if instance_id in observation.ending and instance_id not in observation.node_ids:
+                failed[launch.pool][instance_id] = ENDED_EARLY
+        for instance_id in sorted(find_vanished(launch, observation, policy, now)):
+            failed[launch.pool][instance_id] = VANISHED
+    for suspect in find_suspects(observation, policy, now):
+        if suspect.launch_id is not None and suspect.pool is not None:
+            failed[suspect.pool][suspect.instance_id] = suspect.cause
+    return failed

@@ -23,8 +23,8 @@ THROTTLED = CloudUnavailable("EC2 throttles RunInstances.", "RequestLimitExceede
 GIVEN_UP_WITHIN_S = LOST_AFTER_S + 61 + 2 * POLL_S
 
 
-def two_pools(cluster: Cluster) -> None:
-    pools = [PoolPolicy(pool, (QueueName(f"{pool}-tasks"),), 10) for pool in (SICK, WELL)]
+def some_pools(cluster: Cluster, *names: PoolName) -> None:
+    pools = [PoolPolicy(pool, (QueueName(f"{pool}-tasks"),), 10) for pool in names]
     for pool in pools:
         cluster.server.create_queue(pool.queues[0])
     cluster.set_policy(*pools)
@@ -68,7 +68,7 @@ def launched_for(cluster: Cluster, pool: PoolName) -> int:
 def test_a_launch_that_is_not_settled_holds_up_no_other_pool_and_is_asked_for_ever_more_seldom(
     cluster: Cluster, errors: tuple[CloudError, ...]
 ) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     seat, answers = cluster.seat(), Answers(cluster, *errors)
     cluster.enqueue(1, "sick-tasks")
     cluster.passes(seat, 120)
@@ -84,10 +84,7 @@ def test_a_launch_that_is_not_settled_holds_up_no_other_pool_and_is_asked_for_ev
 
 def test_many_launches_that_are_not_settled_do_not_hold_up_a_new_one_either(cluster: Cluster) -> None:
     sick = [PoolName(f"sick-{number}") for number in range(10)]
-    pools = [PoolPolicy(pool, (QueueName(f"{pool}-tasks"),), 10) for pool in (*sick, WELL)]
-    for pool in pools:
-        cluster.server.create_queue(pool.queues[0])
-    cluster.set_policy(*pools)
+    some_pools(cluster, *sick, WELL)
     seat = cluster.seat()
 
     def act(run: Run, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
@@ -106,7 +103,7 @@ def test_many_launches_that_are_not_settled_do_not_hold_up_a_new_one_either(clus
 
 
 def test_a_pool_starts_no_other_launch_before_what_became_of_the_last_one_is_known(cluster: Cluster) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     seat, answers = cluster.seat(), Answers(cluster, FAILED)
     for _ in range(30):
         cluster.enqueue(1, "sick-tasks")
@@ -121,7 +118,7 @@ def test_a_pool_starts_no_other_launch_before_what_became_of_the_last_one_is_kno
 def test_it_is_given_up_after_a_time_and_the_pool_pauses_and_goes_on_when_ec2_does(
     cluster: Cluster, errors: tuple[CloudError, ...]
 ) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     seat, answers = cluster.seat(), Answers(cluster, *errors)
     cluster.enqueue(2, "sick-tasks")
     cluster.passes(seat, POLL_S)
@@ -152,7 +149,7 @@ def test_after_it_is_given_up_another_type_is_tried_first(cluster: Cluster) -> N
 
 
 def test_a_refusal_that_lasts_is_the_answer_to_the_next_launch(cluster: Cluster) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     seat = cluster.seat()
     Answers(cluster, THROTTLED, NOT_ALLOWED)
     cluster.enqueue(1, "sick-tasks")
@@ -168,7 +165,7 @@ def test_a_call_that_took_effect_although_it_failed_is_found_and_nothing_is_star
     cluster: Cluster, error: CloudError, lag_s: float, which: int
 ) -> None:
     """``which`` call it is; -1 is any in the minute before the launch is given up."""
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     cluster.fleet.faults.listing_lag_s = lag_s
     seat, calls, started = cluster.seat(), [0], [0.0]
     began = cluster.clock.now()
@@ -198,7 +195,7 @@ def test_a_call_that_took_effect_although_it_failed_is_found_and_nothing_is_star
 def test_a_successor_asks_once_for_an_old_launch_and_waits_for_the_listing_before_it_gives_it_up(
     cluster: Cluster,
 ) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     first, second = cluster.seat(), cluster.seat()
     cluster.enqueue(1, "sick-tasks")
     cluster.fleet.faults.listing_lag_s = 50.0
@@ -218,7 +215,7 @@ def test_a_successor_asks_once_for_an_old_launch_and_waits_for_the_listing_befor
 
 
 def test_those_of_which_some_are_listed_are_taken_when_its_time_is_over(cluster: Cluster) -> None:
-    two_pools(cluster)
+    some_pools(cluster, SICK, WELL)
     seat = cluster.seat()
 
     def act(run: Run, request: LaunchRequest, token: str) -> tuple[InstanceId, ...]:
