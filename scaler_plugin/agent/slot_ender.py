@@ -6,8 +6,9 @@ before their children, and the task's containers once the agent is dead. Whether
 gate is closed. A stock agent without the plugin writes no record and knows no marker; it and its task are found by its worker id.
 
 A task may have written the record itself, where it runs as the agent's user: the process it names as the agent is killed only if
-that user owns it. While a named agent lives all the same, the containers are left alone: the task in them then stays "in progress"
-until the machine ends, and goes back into its queue, where a living agent would report it failed for good.
+that user owns it, and is spared where the record is a file of root's although the slot is not root's alone. While a named agent
+lives all the same, the containers are left alone: the task in them then stays "in progress" until the machine ends, and goes back
+into its queue, where a living agent would report it failed for good.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from scaler_plugin.agent.processes import (
     living_processes,
     owns,
 )
-from scaler_plugin.agent.slot_record import read_record, record_owner
+from scaler_plugin.agent.slot_record import look_at_record
 from scaler_plugin.agent.stock_processes import find_daemon, marked_processes
 from scaler_plugin.core.model import Slot, WorkerId
 
@@ -51,8 +52,8 @@ class LocalSlotEnder:
     def end(self, slot: Slot) -> None:
         directory = slot_directory(self._state_dir, slot.index)
         worker_id = self._worker_ids[slot.index]
-        record = read_record(directory)
-        owner = record_owner(directory)
+        look = look_at_record(directory)
+        record, owner = look.record, look.owner
         if record is not None:
             agent: ProcessKey | None = record.agent
             may_kill, since, in_docker = owns(owner, record.agent), record.written_at, record.docker

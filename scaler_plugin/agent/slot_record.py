@@ -8,6 +8,9 @@ The directory is the agents' user's to write, so a task in virtual-environment m
 directory, numbers that are none. A look (:func:`look_at_record`) never waits, never follows, reads a bounded part and never
 raises; what is no record is told as a sentence, for "no record" and "a record that somebody broke" are not the same.
 
+A task can also move root's own gate into the record's place, with a record in it: only a file with a record's own mode is one, and
+of a file of root's on a slot that is shared with other users nobody knows who put it there.
+
 A full disk must not keep a slot busy for ever, and its node with it: beside the record lies a spare file of the same size, which is
 written over and takes the record's place when there is no room for a new one.
 """
@@ -20,6 +23,7 @@ import math
 import os
 import stat
 import time
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -77,7 +81,7 @@ class SlotRecord:
 class RecordLook:
     """What lies in a record's place. ``trouble`` says as a sentence why it is no record, and is empty when nothing lies there.
 
-    ``owner`` is the user id of whoever put it there.
+    ``owner`` is the user id of whoever put it there, ``None`` where that is not known.
     """
 
     record: SlotRecord | None
@@ -94,20 +98,35 @@ def look_at_record(directory: Path) -> RecordLook:
     except FileNotFoundError:
         return RecordLook(None)
     except OSError as error:
-        return RecordLook(None, record_owner(directory), _broken(path, error.strerror or str(error)))
+        return RecordLook(None, _owner_of_what_lies_at(path), _broken(path, error.strerror or str(error)))
     try:
         status = os.fstat(fd)
+        owner = _owner(status, path)
         if not stat.S_ISREG(status.st_mode):
-            return RecordLook(None, status.st_uid, _broken(path, "it is no file"))
+            return RecordLook(None, owner, _broken(path, "it is no file"))
+        if (mode := stat.S_IMODE(status.st_mode)) != _MODE:
+            return RecordLook(None, owner, _broken(path, f"its mode is {mode:04o}, a record's is {_MODE:04o}"))
         text = os.read(fd, _READ_AT_MOST)
     except OSError as error:
-        return RecordLook(None, record_owner(directory), _broken(path, error.strerror or str(error)))
+        return RecordLook(None, _owner_of_what_lies_at(path), _broken(path, error.strerror or str(error)))
     finally:
         os.close(fd)
     try:
-        return RecordLook(_parsed(text), status.st_uid)
+        return RecordLook(_parsed(text), owner)
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        return RecordLook(None, status.st_uid, _broken(path, f"it is no record: {type(error).__name__}"))
+        return RecordLook(None, owner, _broken(path, f"it is no record: {type(error).__name__}"))
+
+
+def _owner(status: os.stat_result, path: Path) -> int | None:
+    """Whose file in this place is. Root's agent writes into a directory of root's group; into another's it may have been moved."""
+    return status.st_uid if status.st_uid != 0 or os.stat(path.parent).st_gid == 0 else None
+
+
+def _owner_of_what_lies_at(path: Path) -> int | None:
+    try:
+        return _owner(path.lstat(), path)
+    except OSError:
+        return None
 
 
 def _broken(path: Path, why: str) -> str:
@@ -131,7 +150,7 @@ def _parsed(text: bytes) -> SlotRecord | None:
         worker_id=_text(raw["worker_id"]),
         docker=raw["docker"] is True,
         task_id=None if raw["task_id"] is None else TaskId(_text(raw["task_id"])),
-        queue=None if raw["queue"] is None else QueueName(_text(raw["queue"])),
+        queue=None if raw["queue"] is None else QueueName(_shown(raw["queue"])),
     )
 
 
@@ -155,17 +174,18 @@ def _text(value: Any) -> str:
     return value
 
 
+def _shown(value: Any) -> str:
+    """A queue's name: the server allows what is no text here, and that must not make the record of a running task unreadable."""
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else " " for char in value[:_LONGEST_TEXT]
+    )
+
+
 def read_record(directory: Path) -> SlotRecord | None:
     """The slot's record; ``None`` when no agent has written one since the machine booted, or it is unreadable as one."""
     return look_at_record(directory).record
-
-
-def record_owner(directory: Path) -> int | None:
-    """The user id of whoever put there what lies in the record's place, ``None`` if nothing does."""
-    try:
-        return (directory / _FILE).lstat().st_uid
-    except OSError:
-        return None
 
 
 def write_record(directory: Path, record: SlotRecord) -> None:
@@ -213,6 +233,7 @@ def _write_over_spare(directory: Path, text: bytes) -> bool:
     try:
         fd = os.open(spare, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with open(fd, "wb", buffering=0) as file:
+            os.fchmod(fd, _MODE)
             if os.fstat(fd).st_size < len(text) or file.write(text) != len(text):
                 return False
         with contextlib.suppress(OSError):

@@ -61,7 +61,6 @@ class Interruptions:
         self._node: Node | None = None
         self._farewells: dict[TaskId, tuple[int, Farewell]] = {}
         self._own_promises_read = False
-        self._stopped = False
 
     def demand(self, node: Node) -> Demand | None:
         self._node = node
@@ -72,8 +71,6 @@ class Interruptions:
 
     def step(self) -> None:
         """One pass: look, and go on with what a notice demands. Nothing that the outside does wrong is raised."""
-        if self._stopped:
-            return
         if self._clock.monotonic() >= self._next_look_at:
             self._next_look_at = self._clock.monotonic() + POLL_S
             self._look()
@@ -85,10 +82,6 @@ class Interruptions:
         left = max(0.0, self._next_look_at - self._clock.monotonic())
         interrupted = self._announced is not None and self._announced.state is NodeState.INTERRUPTED
         return min(left, FAREWELL_STEP_S) if interrupted else left
-
-    def stop(self) -> None:
-        """Do nothing any more. What was announced still holds."""
-        self._stopped = True
 
     # What EC2 says.
 
@@ -130,7 +123,7 @@ class Interruptions:
     # What becomes of the tasks.
 
     def _ready(self, announced: Announced) -> bool:
-        if announced.state is not NodeState.INTERRUPTED or self._deadline is None or self._stopped:
+        if announced.state is not NodeState.INTERRUPTED or self._deadline is None:
             return True
         if self._clock.monotonic() > self._deadline:
             return True

@@ -169,9 +169,41 @@ def test_a_record_of_an_earlier_boot_counts_as_none(directory: Path, monkeypatch
     assert read_record(directory) is None
 
 
+@pytest.mark.parametrize(
+    ("queue", "read"),
+    [
+        ("大\u3000学", "大\u3000学"),
+        ("a\u00a0b", "a\u00a0b"),
+        ("a\u200bb", "a b"),
+        ("a\x1b[2Jb", "a [2Jb"),
+        ("a\ud800b", "a b"),
+        ("q" * 3000, "q" * 1024),
+    ],
+    ids=["wide space", "no-break space", "zero width", "terminal", "half a pair", "long"],
+)
+def test_a_record_is_read_whatever_its_queue_is_called(directory: Path, queue: str, read: str) -> None:
+    record = replace(a_record(), queue=QueueName(queue))
+    write_record(directory, record)
+    assert read_record(directory) == replace(record, queue=QueueName(read))
+
+
+def test_a_record_over_the_spare_has_a_records_mode(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_record(directory, a_record())
+    (directory / "state.spare").chmod(0o600)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("scaler_plugin.agent.slot_record._write_new", full)
+    write_record(directory, a_record())
+    assert stat.S_IMODE((directory / "state.json").stat().st_mode) == 0o640
+    assert read_record(directory) is not None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "idle"}', "null"])
 def test_an_unreadable_record_counts_as_none(directory: Path, text: str) -> None:
     (directory / "state.json").write_text(text)
+    (directory / "state.json").chmod(0o640)
     assert read_record(directory) is None
 
 

@@ -80,8 +80,23 @@ def record(**changes: object) -> str:
     return json.dumps({**raw, **changes})
 
 
+def write(path: Path, text: str) -> None:
+    """With a record's mode, as a task can that wants to be believed."""
+    path.write_text(text)
+    path.chmod(0o640)
+
+
 def as_text(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_text(text)
+    return lambda path: write(path, text)
+
+
+def moved_gate(path: Path) -> None:
+    """The sidecar's file, in which the task may write, with a record in it."""
+    gate = Gate(path.parent)
+    assert gate.try_exclusive()
+    gate.release()
+    gate.path.write_text(record())
+    gate.path.rename(path)
 
 
 SPOILED: dict[str, Callable[[Path], object]] = {
@@ -109,6 +124,8 @@ SPOILED: dict[str, Callable[[Path], object]] = {
     "a task id that is a list": as_text(record(state="busy", task_id=["t"])),
     "a task id that steers terminals": as_text(record(state="busy", task_id="\x1b[2J")),
     "a task id that cannot be stored": as_text(record(state="busy", task_id="\ud800")),
+    "a queue that is a list": as_text(record(state="busy", task_id="t", queue=["q"])),
+    "the gate with a record in it": moved_gate,
     "a task id that is a book": as_text(record(state="busy", task_id="t" * 50_000)),
 }
 
@@ -158,7 +175,7 @@ def test_whatever_lies_in_the_records_place_is_told_and_the_slot_is_neither_idle
 
 
 def test_a_sound_record_is_no_problem(sidecar: NodeSlots, directory: Path) -> None:
-    (directory / "state.json").write_text(record())
+    write(directory / "state.json", record())
     slot = sidecar.slots()[0]
     assert (slot.state, slot.problem) == (SlotState.IDLE, "")
 
@@ -169,7 +186,7 @@ def test_a_slot_whose_agent_has_not_come_yet_is_no_problem(sidecar: NodeSlots) -
 
 
 def test_a_record_that_was_deleted_is_told(sidecar: NodeSlots, directory: Path, clock: SkippingClock) -> None:
-    (directory / "state.json").write_text(record())
+    write(directory / "state.json", record())
     sidecar.slots()
     (directory / "state.json").unlink()
     slot = the_slot(sidecar, clock)
@@ -180,7 +197,7 @@ def test_a_record_that_was_deleted_is_told(sidecar: NodeSlots, directory: Path, 
 def test_a_file_under_a_lease_is_not_waited_for(sidecar: NodeSlots, directory: Path) -> None:
     """The kernel lets the opener of such a file wait for 45 s, each time."""
     path = directory / "state.json"
-    path.write_text(record())
+    write(path, record())
     lease = (
         "import fcntl, os, signal, sys, time\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\nfd = os.open(sys.argv[1], os.O_RDWR)\n"
         "fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\nprint('held', flush=True)\ntime.sleep(600)\n"
@@ -336,7 +353,7 @@ def test_a_docker_that_hangs_is_asked_once_for_all_slots(
     monkeypatch.setattr("scaler_plugin.agent.processes.living_groups", lambda: ())
     sidecar = NodeSlots(tmp_path / "state", slots, [f"w:{slot}" for slot in range(slots)], clock)
     for slot in range(slots):
-        (slot_directory(tmp_path / "state", slot) / "state.json").write_text(record(docker=True))
+        write(slot_directory(tmp_path / "state", slot) / "state.json", record(docker=True))
     assert sidecar.close()
     assert {slot.state for slot in sidecar.slots()} == {SlotState.IDLE}
     assert len((tmp_path / "calls").read_text().splitlines()) == 1

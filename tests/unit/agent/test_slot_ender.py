@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from scaler_plugin.agent import slot_ender
 from scaler_plugin.agent.gate import slot_directory
 from scaler_plugin.agent.processes import SLOT_MARKER, ProcessKey
 from scaler_plugin.agent.slot_ender import LocalSlotEnder
-from scaler_plugin.agent.slot_record import SlotRecord, boottime, write_record
+from scaler_plugin.agent.slot_record import SlotRecord, boottime, look_at_record, write_record
 from scaler_plugin.agent.stock_processes import WORKER_VARIABLE
 from scaler_plugin.core.model import Slot, SlotState, TaskId, WorkerId
 
@@ -83,8 +85,25 @@ def test_a_record_that_names_a_process_of_another_user_kills_nobody(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = machine.start()
-    monkeypatch.setattr(slot_ender, "record_owner", lambda _directory: 65_533)
+    monkeypatch.setattr(
+        slot_ender, "look_at_record", lambda directory: replace(look_at_record(directory), owner=65_533)
+    )
     machine.ender.end(machine.busy(0, victim, boottime()))
+    assert victim.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a slot to another group")
+@pytest.mark.parametrize("mode", [0o660, 0o640])
+def test_a_record_in_a_file_of_roots_on_a_shared_slot_kills_none_of_roots_processes(
+    machine: Machine, mode: int
+) -> None:
+    """A task moves the sidecar's own file into the record's place, with its own words in it."""
+    victim = machine.start()
+    slot = machine.busy(0, victim, boottime())
+    directory = slot_directory(machine.state_dir, 0)
+    os.chown(directory, -1, 65_533)
+    (directory / "state.json").chmod(mode)
+    machine.ender.end(slot)
     assert victim.poll() is None
 
 
@@ -139,7 +158,9 @@ def test_while_an_agent_lives_that_may_not_be_killed_its_containers_are_spared(
 ) -> None:
     agent = machine.start()
     noted = docker_that_notes_whether(agent, tmp_path, monkeypatch)
-    monkeypatch.setattr(slot_ender, "record_owner", lambda _directory: 65_533)
+    monkeypatch.setattr(
+        slot_ender, "look_at_record", lambda directory: replace(look_at_record(directory), owner=65_533)
+    )
     machine.ender.end(machine.busy(0, agent, boottime(), docker=True))
     assert agent.poll() is None
     assert not noted.exists()
