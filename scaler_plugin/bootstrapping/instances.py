@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.deployment import Deployment, Progress
 from scaler_plugin.bootstrapping.ground import Ground
 from scaler_plugin.bootstrapping.template import probe_parameters, stack_name
 from scaler_plugin.cloud import tags
-from scaler_plugin.cloud.ec2 import Ec2Fleet
+from scaler_plugin.cloud.ec2 import PROTECTED, Ec2Fleet
 from scaler_plugin.config.launches import launch_candidates
 from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.core.model import Instance, InstanceId, LaunchId, PoolName
@@ -89,8 +89,27 @@ def end_all(fleet: Fleet, cluster: str, progress: Progress, wait: Callable[[floa
         alive = [instance.instance_id for instance in left if not instance.state.ending]
         if alive:
             progress(f"Terminating {', '.join(alive)}.")
-            fleet.terminate(alive)
+            terminate_each(fleet, alive)
         wait(LOOK_S)
+
+
+def terminate_each(fleet: Fleet, instance_ids: Sequence[InstanceId]) -> None:
+    """Terminate the instances; one that is protected keeps no other alive. Raises ``CloudError``, its refusal at the end."""
+    try:
+        fleet.terminate(instance_ids)
+    except CloudRefused as refused:
+        if refused.code != PROTECTED or len(instance_ids) == 1:
+            raise
+    else:
+        return
+    refusal: CloudRefused | None = None
+    for instance_id in instance_ids:
+        try:
+            fleet.terminate([instance_id])
+        except CloudRefused as refused:
+            refusal = refused
+    if refusal is not None:
+        raise refusal
 
 
 def cluster_tags(config: ScalerConfig) -> dict[str, str]:

@@ -13,7 +13,7 @@ from enum import Enum
 
 from scaler_plugin.bootstrapping.activity import Activity, NodeRecords, look, named
 from scaler_plugin.bootstrapping.deployment import Deployment, Progress
-from scaler_plugin.bootstrapping.instances import END_PATIENCE_S, LOOK_S, alive_of, end_all
+from scaler_plugin.bootstrapping.instances import END_PATIENCE_S, LOOK_S, alive_of, end_all, terminate_each
 from scaler_plugin.core.model import InstanceId, InstanceState, NodeRole, NodeState
 from scaler_plugin.core.ports import Fleet
 from scaler_plugin.errors import CloudRefused, CloudUnavailable, ScalerError
@@ -133,7 +133,7 @@ class TearDown:
         harmless = [i.instance_id for i in activity.alive if i.role is not NodeRole.WORKER] + sealed
         if harmless:
             self._progress(f"Terminating {named(harmless)}.")
-            self._fleet.terminate(harmless)
+            terminate_each(self._fleet, harmless)
 
     def _ask_to_drain(self, instance_id: InstanceId) -> None:
         self._progress(f"Asking {instance_id} to end.")

@@ -49,6 +49,9 @@ LAUNCH_ATTEMPTS = 1
 #: A read may be repeated once, for a connection that had died in the pool.
 READ_ATTEMPTS = 2
 
+#: EC2's code for an instance with termination protection.
+PROTECTED = "OperationNotPermitted"
+
 #: Most that one TerminateInstances or DescribeInstances page may hold.
 PAGE = 1000
 
@@ -110,9 +113,10 @@ class Ec2Fleet:
         return ""
 
     def _terminate(self, instance_ids: list[InstanceId]) -> CloudRefused | None:
-        """Terminate one batch; a refusal that concerns single instances is handed back after the others have ended.
+        """Terminate one batch, without those that EC2 does not know, for which it refuses the whole call.
 
-        EC2 refuses the whole call for one bad id.
+        Which others it would refuse is not searched for: that may take as many calls as there are instances, and only the caller
+        knows what time there is.
         """
         about = f"{len(instance_ids)} instances ({', '.join(instance_ids[:3])}{', …' if len(instance_ids) > 3 else ''})"
         try:
@@ -125,10 +129,10 @@ class Ec2Fleet:
             gone = refused.code.startswith("InvalidInstanceID")
             if len(instance_ids) == 1:
                 return None if gone else refused
-            if not gone and refused.code != "OperationNotPermitted":
+            if not gone:
                 return refused
             named = set(_INSTANCE_ID.findall(str(refused.__cause__))) & set(instance_ids)
-            if gone and named:
+            if named:
                 return (
                     self._terminate([i for i in instance_ids if i not in named]) if named < set(instance_ids) else None
                 )

@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
+from scaler_plugin.bootstrapping.instances import terminate_each
 from scaler_plugin.cloud import ec2
 from scaler_plugin.cloud.ec2 import Ec2Fleet
 from scaler_plugin.core.model import InstanceId, LaunchId, LaunchRequest, PoolName
@@ -200,13 +201,30 @@ def test_what_the_request_itself_gets_wrong_is_refused_as_ec2_does(double: Doubl
     assert fleet(double).instances() == ()
 
 
-def test_a_protected_instance_does_not_keep_the_others_alive(double: Double) -> None:
-    client = boto3.client("ec2", region_name="eu-west-1", endpoint_url=double.url)
-    launch = LaunchRequest(**{**REQUEST.__dict__, "count": 3, "launch_id": LaunchId("protected")})
-    ids = fleet(double).run_instances(launch, "protected")
-    client.modify_instance_attribute(InstanceId=ids[1], DisableApiTermination={"Value": True})
-    error = error_of(lambda: fleet(double).terminate([*ids, InstanceId("i-00000000000000bad")]))
+@pytest.mark.parametrize("number", [2, 9])
+def test_a_call_that_names_a_protected_instance_is_refused_and_not_made_again_for_parts_of_it(
+    double: Double, number: int
+) -> None:
+    ids = with_a_protected_one(double, "whole", number)
+    before = len(double.calls("TerminateInstances"))
+    error = error_of(lambda: fleet(double).terminate(ids))
+    assert (type(error), error.code) == (CloudRefused, "OperationNotPermitted")
+    assert len(double.calls("TerminateInstances")) - before == 1
+
+
+def test_who_wants_the_end_of_all_ends_those_beside_a_protected_one_and_an_unknown_one(double: Double) -> None:
+    ids = with_a_protected_one(double, "all", 5)
+    error = error_of(lambda: terminate_each(fleet(double), [InstanceId("i-00000000000000bad"), *ids]))
     assert (type(error), error.code) == (CloudRefused, "OperationNotPermitted")
     assert ids[1] in str(error)
-    living = [i.instance_id for i in fleet(double).instances_of(LaunchId("protected")) if not i.state.ending]
+    living = [i.instance_id for i in fleet(double).instances_of(LaunchId("all")) if not i.state.ending]
     assert living == [ids[1]]
+
+
+def with_a_protected_one(double: Double, launch_id: str, number: int) -> tuple[InstanceId, ...]:
+    """So many instances; the second of them is protected against termination."""
+    client = boto3.client("ec2", region_name="eu-west-1", endpoint_url=double.url)
+    launch = LaunchRequest(**{**REQUEST.__dict__, "count": number, "launch_id": LaunchId(launch_id)})
+    ids = fleet(double).run_instances(launch, f"{launch_id}-{number}")
+    client.modify_instance_attribute(InstanceId=ids[1], DisableApiTermination={"Value": True})
+    return ids
