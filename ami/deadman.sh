@@ -7,7 +7,8 @@
 # carry out a task by their command line, and at the agents' containers. What it can't read for certain counts as work.
 # A gate that is no lock file, or whose lock another process than the slot's agent holds, is sealed instead: agents take no sealed
 # gate, and the seal is taken off again if the machine stays on. So what a task left in its slot's directory neither stops nor
-# fools it, and it waits for nothing there.
+# fools it, and it does not wait for it. What a task swaps between its look and its lock, a pipe for the gate say, can hold up
+# a round until the unit's TimeoutStartSec.
 # It does not: judge a sidecar that lives but hangs (systemd's watchdog does), nor an agent that never gets a task. A stock agent
 # without the plugin (freeze_fallback) has no gate: one that has just been handed a task and has no process for it yet is not seen,
 # and that task goes back into its queue by rescue. Any process that says `execute` and `--id` in its command line, as an agent's
@@ -79,19 +80,20 @@ agent_of() {
   esac
 }
 
-# Whether a pull is under way on the slot: its agent holds a lock on a file of the slot's directory, by path, for a task may have
-# moved the gate away meanwhile. If the agent is not known, anybody may be it.
+# Whether a pull is under way on the slot: its agent holds a file of the slot's directory shared, by path, for a task may have moved
+# the gate away or deleted it meanwhile. If the agent is not known, anybody may be it. Exclusive locks are this script's own and the
+# sidecar's: while one of them holds, nobody pulls.
 pulls() {
   agent=$(agent_of "$1")
   # shellcheck disable=SC2013  # process ids have no blanks
-  for pid in $(awk '$2 == "FLOCK" { print $5 }' /proc/locks | sort -u); do
+  for pid in $(awk '$2 == "FLOCK" && $4 == "READ" { print $5 }' /proc/locks | sort -u); do
     if [ -n "$agent" ] && [ "$pid" != "$agent" ]; then
       continue
     fi
     for fd in "/proc/$pid/fd"/*; do
       case $(readlink "$fd" 2>/dev/null) in
         "$1"/*)
-          if grep -q '^lock:.* FLOCK ' "/proc/$pid/fdinfo/${fd##*/}" 2>/dev/null; then
+          if grep -q '^lock:.* FLOCK .* READ ' "/proc/$pid/fdinfo/${fd##*/}" 2>/dev/null; then
             return 0
           fi
           ;;
@@ -215,6 +217,11 @@ fi
 
 for slot in "$state_dir"/slots/*; do
   if [ -d "$slot" ]; then
+    # All gates are held. A pull that began before may hold another one, which a task has replaced since.
+    if pulls "$slot"; then
+      say "$DEADMAN_WHY, but an agent pulls on slot ${slot##*/}: not now."
+      exit 0
+    fi
     work=$(work_on "$slot")
     if [ -n "$work" ]; then
       say "$DEADMAN_WHY, but $work: the machine stays on."

@@ -94,7 +94,8 @@ class Node:
 
     @property
     def steps(self) -> list[str]:
-        return self._done.read_text().splitlines()
+        """What it did, without what it asked."""
+        return [line for line in self._done.read_text().splitlines() if not line.startswith("systemctl show ")]
 
 
 class Running:
@@ -389,6 +390,27 @@ def test_a_pull_through_a_gate_that_was_moved_away_keeps_the_machine_on(node: No
     assert "an agent holds" in node.look()
     assert not node.powered_off
     assert not (node.slot / "sealed").exists()
+    running.end()
+    node.look()
+    assert node.powered_off
+
+
+@pytest.mark.parametrize("agent_known", [True, False])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_pull_through_a_gate_in_whose_place_lies_another_keeps_the_machine_on(
+    node: Node, running: Running, moved: bool, agent_known: bool
+) -> None:
+    node.sidecar_silent_for(5)
+    agent = running.hold(node.gate)
+    if agent_known:
+        node.record(SlotState.IDLE, agent, boottime())
+    if moved:
+        node.gate.rename(node.slot / "former.lock")
+    else:
+        node.gate.unlink()
+    node.gate.touch()
+    assert "an agent pulls on slot 0: not now" in node.look()
+    assert not node.powered_off
     running.end()
     node.look()
     assert node.powered_off
