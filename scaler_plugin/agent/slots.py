@@ -49,6 +49,10 @@ _CONFIRM_S = 1.0
 #: How often a dead agent's containers are asked for: ``docker ps`` costs tens of milliseconds.
 _CONTAINER_CHECK_S = 10.0
 
+#: So long after the last try is believed why the gate could not be closed: a node that wants to retire tries again within seconds,
+#: and any other must not show a problem that is over. Below ``LONG_PULL_S``, or one failure alone would look like a lasting one.
+_GATE_ERROR_LASTS_S = 10.0
+
 #: Wall clock and boot clock drift apart by NTP's slewing; only a step beyond this is corrected.
 _CLOCK_STEP_S = 2.0
 
@@ -79,6 +83,7 @@ class _SlotView:
     derived: tuple[SlotState, float] | None = None  # a state that no record gives, and when it was first seen
     agent: ProcessKey | None = None  # of the newest record that could be read
     gate_error: str = ""  # why the last try to close the gate failed, other than by a lock
+    gate_tried_at: float = float("-inf")  # monotonic
     blocked: PullWatch = field(default_factory=PullWatch)  # the gate is unusable or in a stranger's hand
     blocked_for_long: bool = False
     problem: str = ""
@@ -112,6 +117,7 @@ class NodeSlots:
     def _close(self, view: _SlotView) -> bool:
         if (record := look_at_record(view.directory).record) is not None:
             view.agent = record.agent
+        view.gate_tried_at = self._clock.monotonic()
         try:
             held = view.gate.try_exclusive()
             view.gate_error = ""
@@ -166,14 +172,14 @@ class NodeSlots:
         elif not look.trouble and view.agent is not None:
             look = replace(look, trouble=f"The record of slot {view.index} in {view.directory} was deleted.")
         pulling_since = view.pulls.look(locks is not None and locks.asks(view.agent, view.directory), now, wall)
-        gate_trouble = self._trouble_with_gate(view, locks) if locks is not None else ""
+        gate_trouble = self._trouble_with_gate(view, locks, now) if locks is not None else ""
         view.blocked_for_long = view.blocked.look(bool(gate_trouble), now, wall) is not None
         self._tell(view, look.trouble or view.gate_error or (gate_trouble if view.blocked_for_long else ""))
         slot = self._slot(view, look, containers)
         return replace(slot, pulling_since=pulling_since, problem=view.problem)
 
     @staticmethod
-    def _trouble_with_gate(view: _SlotView, locks: HeldLocks) -> str:
+    def _trouble_with_gate(view: _SlotView, locks: HeldLocks, now: float) -> str:
         """What keeps the gate from closing and is no pull; a stranger's short hold, a test of the lock say, passes by itself."""
         try:
             if not stat.S_ISREG(os.lstat(view.gate.path).st_mode):
@@ -185,6 +191,8 @@ class NodeSlots:
         stranger = locks.stranger_on(view.gate.path, view.agent)
         if stranger is not None:
             return f"Process {stranger} holds the lock {view.gate.path} and is not the slot's agent."
+        if now - view.gate_tried_at > _GATE_ERROR_LASTS_S:
+            view.gate_error = ""
         return view.gate_error
 
     @staticmethod

@@ -340,6 +340,45 @@ def test_a_gate_that_cannot_be_replaced_stays_open_and_told(
     assert "No space left" in sidecar.slots()[0].problem
 
 
+def test_a_gates_problem_that_is_over_is_told_no_longer_although_nobody_closes_the_gate(
+    sidecar: NodeSlots, directory: Path, clock: SkippingClock
+) -> None:
+    spoil(directory / "gate.lock", Path.mkdir)
+    assert not sidecar.close()
+    (directory / "gate.lock").rmdir()
+    agent = AgentSlot(directory.parent.parent, 0, WORKER)
+    assert agent.try_enter_pull()
+    agent.finish_pull(None)
+    assert "gate.lock" in sidecar.slots()[0].problem, "the next try to close it may fail as this one did"
+    clock.skipped += LONG_PULL_S
+    assert sidecar.slots()[0].problem == ""
+    clock.skipped += LONG_PULL_S + 1
+    spoil(directory / "gate.lock", Path.mkdir)
+    sidecar.slots()
+    assert not sidecar.close(), "a new problem has its own patience"
+
+
+def test_a_gate_that_fails_at_every_try_to_close_it_is_replaced_in_the_end(
+    sidecar: NodeSlots, directory: Path, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that only its owner may open, to a sidecar without root's rights; closed and looked at as a node that retires does."""
+    spoil(directory / "gate.lock", Path.touch)
+
+    def refused(gate: Gate) -> bool:
+        raise HostError(f"{gate.path} cannot be used (Permission denied)")
+
+    monkeypatch.setattr(Gate, "try_exclusive", refused)
+    tries = 0
+    while not sidecar.close():
+        tries += 1
+        assert tries < LONG_PULL_S + 5
+        assert "Permission denied" in sidecar.slots()[0].problem
+        clock.skipped += 1.0
+        assert "Permission denied" in sidecar.slots()[0].problem
+    assert tries >= LONG_PULL_S
+    assert sidecar.slots()[0].problem == ""
+
+
 def test_a_docker_that_hangs_is_asked_once_for_all_slots(
     tmp_path: Path, clock: SkippingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
