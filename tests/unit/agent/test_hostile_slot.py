@@ -46,6 +46,12 @@ class SkippingClock:
         return time.monotonic() + self.skipped
 
 
+@pytest.fixture(autouse=True)
+def no_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that happen to live on this machine are none of a slot's."""
+    monkeypatch.setattr("scaler_plugin.agent.processes.living_groups", lambda: ())
+
+
 @pytest.fixture
 def clock() -> SkippingClock:
     return SkippingClock()
@@ -389,7 +395,6 @@ def test_a_docker_that_hangs_is_asked_once_for_all_slots(
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{docker.parent}:{os.environ['PATH']}")
     monkeypatch.setattr("scaler_plugin.agent.processes._DOCKER_TIMEOUT_S", 0.5)
-    monkeypatch.setattr("scaler_plugin.agent.processes.living_groups", lambda: ())
     sidecar = NodeSlots(tmp_path / "state", slots, [f"w:{slot}" for slot in range(slots)], clock)
     for slot in range(slots):
         write(slot_directory(tmp_path / "state", slot) / "state.json", record(docker=True))
