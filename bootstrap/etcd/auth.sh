@@ -31,6 +31,13 @@ make() {
   fi
 }
 
+# A first look, because etcdctl waits for ever for the answer to the commands below.
+if ! said=$(ctl endpoint health 2>&1); then
+  echo "$said" >&2
+  echo "No etcd answers at $ENDPOINT with these certificates: is it up, with a majority of its members, is the port open," \
+    "is the tunnel there?" >&2
+  exit 1
+fi
 make user add root --no-password
 make user grant-role root root
 make role add "$user"

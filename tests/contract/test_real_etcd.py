@@ -106,6 +106,33 @@ def test_a_node_can_neither_widen_its_rights_nor_take_everything(
     assert "permission denied" in refused.stderr
 
 
+@pytest.mark.parametrize("listening", [True, False], ids=["silent", "closed"])
+def test_turning_authentication_on_where_no_etcd_answers_ends_with_a_sentence(tmp_path: Path, listening: bool) -> None:
+    made = scaler_sidecar("etcd", "certs", str(tmp_path / "certs"), "--member", "etcd-1=127.0.0.1")
+    assert made.returncode == 0, made.stderr
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        if listening:  # and never accepting
+            port.listen()
+        endpoint = f"https://127.0.0.1:{port.getsockname()[1]}"
+        done = subprocess.run(
+            [str(SERVICE_FILES / "auth.sh")],
+            env={
+                **os.environ,
+                "ENDPOINT": endpoint,
+                "CERTS": str(tmp_path / "certs"),
+                "ETCDCTL": str(etcd_binary("etcdctl")),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+    assert done.returncode == 1
+    assert f"No etcd answers at {endpoint} with these certificates" in done.stderr
+    assert "Authentication is on" not in done.stdout
+
+
 def test_strangers_are_refused_with_a_sentence(etcd: RealEtcd, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     assert scaler_sidecar("etcd", "certs", str(theirs), "--member", "etcd-1=10.0.0.5").returncode == 0
