@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -45,6 +45,11 @@ class Report:
         self.lines = [line for line in self.lines if line not in withdrawn]
         for key in dict.fromkeys(line.key for line in withdrawn) or keys[:1]:
             self.not_translated(key, text)
+
+    def forget(self, keys: Collection[str]) -> None:
+        """What these keys have become is gone with the whole that they belonged to. Reasons why one was refused stay."""
+        gone = (Outcome.TRANSLATED, Outcome.NOT_NEEDED)
+        self.lines = [line for line in self.lines if line.key not in keys or line.outcome not in gone]
 
     def secret(self, key: str, text: str) -> None:
         self.lines.append(Line(key, Outcome.SECRET, text))

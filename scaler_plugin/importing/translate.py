@@ -14,7 +14,7 @@ from scaler_plugin.config.masking import mask_secrets
 from scaler_plugin.config.schema import AwsConfig
 from scaler_plugin.importing.fitting import misfit
 from scaler_plugin.importing.plain import image_and_arguments, minutes, name_of, tags
-from scaler_plugin.importing.pools import translate_pools, usable
+from scaler_plugin.importing.pools import tell_queues, translate_pools, usable
 from scaler_plugin.importing.report import Line, Part, Report
 from scaler_plugin.importing.resources import set_profile, tags_that_fit
 from scaler_plugin.importing.scripts import translate_scripts
@@ -57,7 +57,8 @@ def translate(source: Source, wish: Wish, places: SecretPlaces) -> Imported:
     if "agent_lines" in shared:
         lines = shared.pop("agent_lines")
         shared["extra_clearml_conf"] = lines + shared.get("extra_clearml_conf", "")
-    pools = translate_pools(more, wish.ami, wish.stack, config.get("aws", {}).get("region"))
+    found = translate_pools(more, wish.ami, wish.stack, config.get("aws", {}).get("region"))
+    pools = found.pools
     _profiles(hyper, [pool.data for pool in pools], wish)
     common_tags = _tags(hyper)
     for pool in pools:
@@ -65,6 +66,7 @@ def translate(source: Source, wish: Wish, places: SecretPlaces) -> Imported:
         if common_tags:
             pool.data["tags"] = {**common_tags, **pool.data.get("tags", {})}
     config["pools"] = [kept for pool in pools if (kept := usable(pool, report)) is not None]
+    tell_queues(more, found, [pool["name"] for pool in config["pools"]])
     hyper.close()
     more.close()
     for other in source.others:

@@ -339,6 +339,40 @@ def test_a_resource_without_an_instance_type_is_no_pool_and_says_why(tmp_path: P
     )
 
 
+def test_with_a_pool_goes_all_that_was_said_of_its_keys_and_a_queue_that_nothing_serves_any_more_says_so(
+    tmp_path: Path,
+) -> None:
+    bad = {"instance_type": "p3dn", "is_spot": True, "tags": "a=b", "ami_id": "ami-1", "key_name": ""}
+    good = {"instance_type": "c5.large", "is_spot": False, "ami_id": "ami-1"}
+    configurations = {
+        "resource_configurations": {"gpu": bad, "gpu.x": good},
+        "queues": {
+            "aaa": [["gpu", 2]],
+            "both": [["gpu", 1], ["gpu.x", 3]],
+            "fine": [["gpu.x", 1]],
+            "none": [["no", 1]],
+        },
+    }
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump({"hyper_params": {}, "configurations": configurations}))
+    result = imported(file, Wish())
+    assert [pool["name"] for pool in result.config["pools"]] == ["gpu-x"]
+    gpu = "configurations.resource_configurations.gpu"
+    told = {line.key for line in result.lines if line.outcome is not Outcome.NOT_TRANSLATED}
+    assert not told & {gpu, *(f"{gpu}.{key}" for key in bad)}
+    assert {f"{gpu}.x", f"{gpu}.x.is_spot"} <= told, "the lines of another resource stay"
+    assert "not translated: pool gpu was left out" in said(result, gpu)
+    assert "instance_types[0] must be" in said(result, f"{gpu}.instance_type")
+    assert said(result, "configurations.queues.aaa") == (
+        "not translated: no pool serves it, as pool gpu was left out; add it to another pool's queues"
+    )
+    assert said(result, "configurations.queues.both") == (
+        "translated: pool gpu-x, max_instances: 3; without pool gpu, left out"
+    )
+    assert said(result, "configurations.queues.fine") == "translated: pool gpu-x, max_instances: 1"
+    assert "no pool does" in said(result, "configurations.queues.none")
+
+
 def test_a_queue_that_clearml_itself_refuses_is_left_out(tmp_path: Path) -> None:
     data = yaml.safe_load(FILE.read_text())
     data["configurations"]["queues"]["q"] = [["aws4gpu", 4]]
