@@ -99,7 +99,7 @@ class Account:
             return call()
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             wire_name = "".join(part.capitalize() for part in action.split("_"))
-            raise cloud_error(error, wire_name, about, _NAMES[service]) from error
+            raise cloud_error(error, wire_name, about, _NAMES[service], of_command=True) from error
 
     def _client(self, service: str) -> Any:
         if service not in self._clients:

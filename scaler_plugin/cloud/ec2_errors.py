@@ -40,9 +40,11 @@ _NO_CAPACITY = "EC2 has no more of this type there now. Name more instance types
 
 _CREDENTIALS = "Check the AWS credentials of this machine (`aws sts get-caller-identity` shows which are used)."
 _RIGHTS = (
-    "Allow this action to whoever calls (bootstrap/policies/ has the nodes' policies); after a change of a pool's image, types or "
-    "places call `scaler-sidecar bootstrap apply`, and then push the configuration."
+    "Allow this action to whoever calls (bootstrap/policies/ has the nodes' policies; for people: docs/bootstrap.md, \"Who may do "
+    "this\"); after a change of a pool's image, types or places call `scaler-sidecar bootstrap apply`, and then push the "
+    "configuration."
 )
+_RIGHTS_OF_PEOPLE = 'docs/bootstrap.md, "Who may do this", lists the rights.'
 _QUOTA = "Ask for a higher limit in the Service Quotas console, or lower the pool's max_instances."
 
 #: What to do, by code or by the part of a code before its dot.
@@ -100,10 +102,15 @@ _NO_CREDENTIALS = (
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:\s*(\S+)")
 
 
-def cloud_error(error: Exception, action: str, about: str, service: str = "EC2") -> CloudError:
-    """The error as one of ours. ``about`` says what the call was for: "pool gpu", "the instances of cluster demo"."""
+def cloud_error(
+    error: Exception, action: str, about: str, service: str = "EC2", *, of_command: bool = False
+) -> CloudError:
+    """The error as one of ours. ``about`` says what the call was for: "pool gpu", "the instances of cluster demo".
+
+    ``of_command``: a person called, who has rights of their own, and nothing is tried again without them.
+    """
     if isinstance(error, exceptions.ClientError):
-        return _answered(error, action, about, service)
+        return _answered(error, action, about, service, of_command)
     reason = str(error).rstrip(". ")
     if isinstance(error, _NO_CREDENTIALS):
         return CloudRefused(
@@ -119,7 +126,7 @@ def cloud_error(error: Exception, action: str, about: str, service: str = "EC2")
         )
     if isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError | ResponseParserError):
         return CloudUnavailable(
-            f"{service} did not answer {action} for {about}: {reason}. It will be tried again; check the network and "
+            f"{service} did not answer {action} for {about}: {reason}. {_again(of_command)}; check the network and "
             "https://health.aws.amazon.com if it stays so.",
             type(error).__name__,
         )
@@ -129,25 +136,31 @@ def cloud_error(error: Exception, action: str, about: str, service: str = "EC2")
     )
 
 
-def _answered(error: exceptions.ClientError, action: str, about: str, service: str) -> CloudError:
+def _again(of_command: bool) -> str:
+    return "Call this again" if of_command else "It will be tried again"
+
+
+def _answered(error: exceptions.ClientError, action: str, about: str, service: str, of_command: bool) -> CloudError:
     details: Any = error.response.get("Error", {})
     code, message = details.get("Code", "Unknown"), details.get("Message") or "no reason given"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     what_to_do = _WHAT_TO_DO.get(code) or _WHAT_TO_DO.get(code.partition(".")[0])
+    if what_to_do is _RIGHTS and of_command:
+        what_to_do = _RIGHTS_OF_PEOPLE
     if what_to_do is None and status >= 500 and code.startswith(_INSUFFICIENT):
         what_to_do = _NO_CAPACITY
     if code in THROTTLING:
+        later = "in a minute" if of_command else "less often"
         return CloudUnavailable(
-            f"{service} throttles {action} for {about} ({code}). It will be tried again, less often.", code
+            f"{service} throttles {action} for {about} ({code}). {_again(of_command)}, {later}.", code
         )
     if status >= 500 and what_to_do is None:
         failed = CloudUnavailable if code in OVERLOADED else CloudFailed
-        return failed(f"{service} failed at {action} for {about}: {message} ({code}). It will be tried again.", code)
+        return failed(f"{service} failed at {action} for {about}: {message} ({code}). {_again(of_command)}.", code)
     decode = ""
     if encoded := _ENCODED.search(message):
         message = _ENCODED.sub("", message)
         decode = f" `aws sts decode-authorization-message --encoded-message {encoded[1]}` shows which policy refused."
     message = message.rstrip(". ")
-    return CloudRefused(
-        f"{service} refused {action} for {about}: {message} ({code}). {what_to_do or 'See the message.'}{decode}", code
-    )
+    advice = f" {what_to_do}" if what_to_do else ""
+    return CloudRefused(f"{service} refused {action} for {about}: {message} ({code}).{advice}{decode}", code)

@@ -127,6 +127,15 @@ def test_a_failure_at_one_call_is_told_from_one_of_the_whole_service(
     assert isinstance(error, CloudFailed) is only_this_call
 
 
+def test_a_right_that_a_launch_lacks_is_the_nodes_or_a_persons_and_both_are_told_where_theirs_stand(
+    double: Double,
+) -> None:
+    double.fail(kind="error", code="UnauthorizedOperation", status=403)
+    said = str(error_of(lambda: fleet(double).run_instances(REQUEST, "token")))
+    assert "bootstrap/policies/" in said
+    assert "Who may do this" in said
+
+
 def test_a_launch_is_sent_once_even_when_boto3_would_try_again(double: Double) -> None:
     for number, code in enumerate(("InsufficientInstanceCapacity", "InternalError", "RequestLimitExceeded")):
         double.fail(kind="error", code=code, status=500, times=1)
