@@ -40,8 +40,8 @@ def up(
 
         scaler-sidecar run --standby
 
-    From then on a task in the queue `demo-cpu` or `demo-gpu` gets a worker. `scaler-sidecar status` shows the cluster;
-    boto3, the AWS command line and the ClearML SDK work with the same exports.
+    From then on a task in the queue `demo-cpu` or `demo-gpu`, which exist already, gets a worker. `scaler-sidecar status` shows the
+    cluster; boto3, the AWS command line and the ClearML SDK work with the same exports.
 
     With --config, the file's etcd, clearml and aws.endpoint_url settings are left out in favour of the local parts, and its AMIs
     exist; subnets, security groups, key pairs and instance profiles only do if you create them in the local EC2.
@@ -64,6 +64,7 @@ def up(
     )
     try:
         with World(options, interruption) as world:
+            world.create_queues()
             for name, value in world.exports().items():
                 typer.echo(f"export {name}={shlex.quote(value)}")
             typer.echo("READY")

@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.coordination.keys import Keys
 from scaler_plugin.coordination.published_config import push_config
 from scaler_plugin.coordination.store import Delete, Store
+from scaler_plugin.core.model import QueueName
 from scaler_plugin.errors import ConfigError, HostError, StoreError
 from scaler_plugin.localcloud.clearml_api.process import ClearmlApiProcess
 from scaler_plugin.localcloud.default_config import REGION, default_config
@@ -268,6 +269,18 @@ class World:
             push_config(store, self.keys, config or self.config)
         finally:
             store.close()
+
+    def create_queues(self) -> None:
+        """Create the pools' queues in our own ClearML, for who enqueues before there is a leader, which creates them otherwise."""
+        from scaler_plugin.clearml_server.api import ClearmlServer  # noqa: PLC0415
+
+        if self._clearml is None:
+            return
+        known = self._clearml.client_environment()
+        keys = known["CLEARML_API_ACCESS_KEY"], known["CLEARML_API_SECRET_KEY"]
+        with closing(ClearmlServer(known["CLEARML_API_HOST"], *keys, credentials_source="the local cloud")) as server:
+            for queue in dict.fromkeys(queue for pool in self.config.pools for queue in pool.queues):
+                server.create_queue(QueueName(queue))
 
     def _empty_etcd(self) -> None:
         """Take the cluster's keys out of an etcd that goes on without us."""

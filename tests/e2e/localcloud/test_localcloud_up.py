@@ -30,6 +30,12 @@ print(task.id)
 """
 
 
+QUEUES = """
+from clearml.backend_api.session.client import APIClient
+print(*sorted(queue.name for queue in APIClient().queues.get_all()))
+"""
+
+
 def exports_of(cloud: subprocess.Popen[str]) -> dict[str, str]:
     exports = {}
     assert cloud.stdout is not None
@@ -66,8 +72,13 @@ def test_a_standby_from_outside_makes_it_a_cluster(
         aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
     )
-    standby = command("run", "--standby", **exports)
     environment = {**os.environ, **exports}
+    # Before anybody leads: the SDK looks the queue up by its name.
+    looked_up = subprocess.run(
+        [sys.executable, "-c", QUEUES], env=environment, capture_output=True, text=True, check=True
+    )
+    assert {"demo-cpu", "demo-gpu"} <= set(looked_up.stdout.split())
+    standby = command("run", "--standby", **exports)
     enqueued = subprocess.run(
         [sys.executable, "-c", ENQUEUE], env=environment, capture_output=True, text=True, check=True
     )
