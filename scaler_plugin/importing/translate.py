@@ -176,20 +176,25 @@ def _docker(hyper: Part) -> dict[str, Any]:
 
 def _git(hyper: Part, places: SecretPlaces) -> dict[str, Any]:
     user, password = hyper.take("git_user"), hyper.take("git_pass")
-    name = "git-password"
-    if password:
+    git = {"user": str(user), "password": places.reference("git-password")}
+    refused = misfit("git", git) if user else None
+    missing = "git_user is refused" if refused else "" if user else "git_user is empty"
+    if not password:
+        hyper.empty("git_pass")
+    elif missing:
         hyper.report.secret(
-            hyper.key("git_pass"),
-            f"not copied: pools[].git.password: {places.reference(name)}. How to store it is said at the end",
+            hyper.key("git_pass"), f"not copied, and no pools[].git was written, because {missing}; add both by hand"
         )
     else:
-        hyper.empty("git_pass")
+        hyper.report.secret(
+            hyper.key("git_pass"),
+            f"not copied: pools[].git.password: {git['password']}. How to store it is said at the end",
+        )
     if not user:
         hyper.empty("git_user")
         return {}
-    git = {"user": str(user), "password": places.reference(name)}
-    if reason := misfit("git", git):
-        hyper.report.not_translated(hyper.key("git_user"), reason)
+    if refused:
+        hyper.report.not_translated(hyper.key("git_user"), refused)
         return {}
     hyper.report.translated(hyper.key("git_user"), f"pools[].git.user: {user}")
     return {"git": git}

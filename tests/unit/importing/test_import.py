@@ -313,6 +313,15 @@ def test_a_shared_setting_that_we_do_not_take_is_not_translated_and_says_why(
     assert reason in told
 
 
+@pytest.mark.parametrize(("user", "why"), [("", "is empty"), (None, "is empty"), ("x" * 300, "is refused")])
+def test_a_git_password_without_a_user_that_counts_is_not_promised(tmp_path: Path, user: Any, why: str) -> None:
+    result = imported(with_hyper_params(tmp_path, git_user=user))
+    assert all("git" not in pool for pool in result.config["pools"])
+    assert said(result, "hyper_params.git_pass") == (
+        f"secret: not copied, and no pools[].git was written, because git_user {why}; add both by hand"
+    )
+
+
 def test_a_tag_that_is_reserved_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
     result = imported(with_hyper_params(tmp_path, tags="aws:x=1, team=research"))
     assert {pool.name: pool.tags for pool in config(result).pools}["aws-big"] == {"team": "research"}
