@@ -19,7 +19,7 @@ from pathlib import Path
 
 STATE_DIR = Path("/run/scaler-sidecar")
 DROP_IN = Path("/run/systemd/system/clearml-agent@.service.d/docker.conf")
-#: On stock images only: brings docker when the pool turns out to want it.
+#: On stock images only: brings docker when the pool turns out to want it, and sets it up where the image has one already.
 INSTALL_DOCKER = Path("/usr/lib/scaler-sidecar/install-docker")
 
 HEALTH_GATE = ("/usr/local/bin/scaler-sidecar", "health", "--gate")
@@ -74,11 +74,13 @@ def has_nvidia_gpu(devices: Path = Path("/sys/bus/pci/devices")) -> bool:
 
 
 def check_docker() -> None:
-    if shutil.which("dockerd") is None:
-        if not INSTALL_DOCKER.exists():
-            raise Unfit("The pool runs tasks in docker containers, and this image has no docker. Bake the image again.")
+    if INSTALL_DOCKER.exists():
         if subprocess.run([INSTALL_DOCKER], check=False).returncode != 0:
-            raise Unfit("The pool runs tasks in docker containers, and docker could not be installed; see above.")
+            raise Unfit(
+                "The pool runs tasks in docker containers, and docker could not be installed or set up; see above."
+            )
+    elif shutil.which("dockerd") is None:
+        raise Unfit("The pool runs tasks in docker containers, and this image has no docker. Bake the image again.")
     subprocess.run(["systemctl", "start", "docker.service"], check=False)
     if not becomes_true(lambda: succeeds(["docker", "version"])):
         raise Unfit("The pool runs tasks in docker containers, and docker does not answer; see `journalctl -u docker`.")

@@ -61,6 +61,30 @@ def test_docker_settings_of_the_source_image_stay_and_what_nodes_need_is_added(
     assert docker_settings(source) == given | added  # nor does a second time change anything
 
 
+def test_dockers_settings_lie_there_before_its_package_starts_it(source: SourceImage) -> None:
+    source.sh("rm -rf /usr/bin/dockerd /usr/sbin/dockerd /etc/docker")
+    source.add_program("apt-get", RECORDS + "grep live-restore /etc/docker/daemon.json >>/calls\n")
+    assert docker_settings(source) == {"live-restore": True, **OWN_LOGS}
+    calls = (source.root / "calls").read_text().splitlines()
+    assert calls[-2:] == [
+        "apt-get -q -y --no-install-recommends install docker.io",
+        '  "live-restore": true,',
+    ]
+
+
+def test_a_docker_that_runs_already_takes_changed_settings_and_is_left_alone_otherwise(source: SourceImage) -> None:
+    source.write(DAEMON_JSON, json.dumps(NVIDIA))
+    source.add_program("systemctl", RECORDS)
+    set_up = "mkdir -p /run/systemd/system; sh /bundle/ami/steps/docker.sh"
+    restarts = ["systemctl reload docker.service", "systemctl try-restart docker.service"]
+    for expected in (restarts, []):
+        done = source.sh(set_up)
+        assert done.returncode == 0, done.stdout + done.stderr
+        calls = (source.root / "calls").read_text().splitlines()
+        assert [call for call in calls if "restart" in call or "reload" in call] == expected
+        (source.root / "calls").unlink()
+
+
 def test_docker_settings_that_cannot_be_read_end_the_bake_with_a_sentence(source: SourceImage) -> None:
     source.write(DAEMON_JSON, '{"runtimes": }')
     done = source.sh("sh /bundle/ami/steps/docker.sh")

@@ -73,6 +73,21 @@ def test_on_a_stock_image_docker_comes_when_the_pool_wants_it(
         gate.check_docker()
 
 
+def test_on_a_stock_image_that_has_docker_it_is_set_up_too(
+    gate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(monkeypatch, tmp_path, dockerd=0, systemctl=0, docker=0)
+    install = tmp_path / "install"
+    install.write_text(f"#!/bin/sh\n: >{tmp_path}/set-up\n")
+    install.chmod(0o755)
+    monkeypatch.setattr(gate, "INSTALL_DOCKER", install)
+    gate.check_docker()
+    assert (tmp_path / "set-up").exists()
+    programs(monkeypatch, tmp_path, install=1)
+    with pytest.raises(gate.Unfit, match="docker could not be installed or set up"):
+        gate.check_docker()
+
+
 def test_gpus_need_a_driver_that_lists_them_and_containers_the_toolkit(
     gate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
