@@ -19,9 +19,24 @@ def called() -> set[str]:
     return {"".join(part.capitalize() for part in name.split("_")) for name in names}
 
 
-def test_every_call_that_the_sources_make_stands_on_the_page() -> None:
+def section() -> str:
     page = (ROOT / "docs" / "bootstrap.md").read_text(encoding="utf-8")
-    section = page.partition("## Who may do this")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`(?:[a-z]+:)?([A-Z]\w+)`", section))
+    return page.partition("## Who may do this")[2].partition("\n## ")[0]
+
+
+def rights(text: str) -> set[str]:
+    return set(re.findall(r"`(?:[a-z]+:)?([A-Z]\w+)`", text))
+
+
+def test_every_call_that_the_sources_make_stands_on_the_page() -> None:
+    named = rights(section())
     assert {"CreateStack", "DescribeInstanceTypeOfferings", "RunInstances", "GetServiceQuota"} <= called()
     assert sorted(called() - named) == []
+
+
+def test_the_right_to_look_up_the_probes_template_stands_where_the_command_that_does_it_is() -> None:
+    sources = {file.name: file.read_text() for file in (ROOT / "scaler_plugin" / "bootstrapping").glob("*.py")}
+    callers = [name for name, text in sources.items() if ".resource_id(" in text]
+    assert callers == ["instances.py"], "launching, as first and wake do"
+    rows = [row for row in section().splitlines() if "DescribeStackResource" in rights(row)]
+    assert [row.split("|")[1].strip() for row in rows] == ["`first`, `wake`"]
