@@ -93,6 +93,11 @@ class Access:
     def __repr__(self) -> str:
         return f"Access({self})"  # the generated one would show the password
 
+    @property
+    def tls(self) -> bool:
+        """Whether TLS is meant: by a file that was given, or by the scheme of an endpoint."""
+        return any((self.ca, self.cert, self.key, *(endpoint.tls for endpoint in self.endpoints)))
+
     def check_files(self) -> None:
         for path in (self.ca, self.cert, self.key):
             if path is not None:
@@ -248,7 +253,9 @@ class Connections:
                     untried, tries = untried - 1, tries - 1
                     may_repeat = repeatable or not asked or etcd_errors.never_sent(error)
                     if not may_repeat or tries <= 0 or time.monotonic() >= deadline:
-                        raise etcd_errors.unavailable(str(self.access), self.access.timeout_s, error) from error
+                        raise etcd_errors.unavailable(
+                            str(self.access), self.access.timeout_s, error, self.access.tls
+                        ) from error
 
     def refused(self, error: Any) -> StoreError:
         return etcd_errors.refused(str(self.access), self.access.user, error)

@@ -54,7 +54,8 @@ def compacted(error: Any) -> bool:
     return error.code() is _CODE.OUT_OF_RANGE
 
 
-def unavailable(endpoints: str, timeout_s: float, error: Any) -> StoreUnavailable:
+def unavailable(endpoints: str, timeout_s: float, error: Any, tls: bool = True) -> StoreUnavailable:
+    """``tls`` false: the endpoints were asked in the clear, and no TLS file was given."""
     details = (error.details() or error.code().name).strip()
     lowered = details.lower()
     if any(word in lowered for word in ("ssl", "tls", "certificate", "handshake")):
@@ -65,6 +66,10 @@ def unavailable(endpoints: str, timeout_s: float, error: Any) -> StoreUnavailabl
         advice = "check that a majority of its members runs and that this machine may reach them"
     else:
         advice = "check that it runs, that the endpoints are right and that this machine may reach them"
+    if not tls and "socket closed" in lowered:
+        advice += (
+            "; or it may speak TLS only: give --config, --identity or SCALER_ETCD_CA, SCALER_ETCD_CERT, SCALER_ETCD_KEY"
+        )
     took = f"within {timeout_s:g} s " if error.code() is _CODE.DEADLINE_EXCEEDED else ""
     return StoreUnavailable(f"etcd at {endpoints} did not answer {took}({details}); {advice}")
 

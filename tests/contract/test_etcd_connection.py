@@ -440,6 +440,15 @@ def test_tls_with_a_client_certificate_works_by_address_and_by_name(
     assert woken.wait(PATIENCE_S)
 
 
+def test_an_etcd_that_speaks_tls_only_and_is_asked_in_the_clear_is_not_taken_for_one_that_is_off(
+    encrypted: EtcdProcess, opened: list[EtcdStore]
+) -> None:
+    plain = open_store([f"127.0.0.1:{encrypted.port}"])
+    opened.append(plain)
+    with pytest.raises(StoreUnavailable, match="may speak TLS only: give --config, --identity or SCALER_ETCD_CA"):
+        plain.get("/a")
+
+
 def test_tls_errors_are_sentences(encrypted: EtcdProcess, certificates: Certificates, opened: list[EtcdStore]) -> None:
     client = {"cert": certificates.client_cert, "key": certificates.client_key}
     cases = {
