@@ -280,7 +280,9 @@ def test_a_task_leaves_room_for_processes_and_reaches_no_service_that_starts_it_
     node: Stage,
 ) -> None:
     machine = node.machine
-    most = int(machine.property_of("clearml-agent@0.service", "TasksMax"))
+    assert machine.property_of("clearml-agent@0.service", "Slice") == "clearml-agents.slice"
+    assert machine.property_of("clearml-agents.slice", "ActiveState") == "active"
+    most = int(machine.property_of("clearml-agents.slice", "TasksMax"))
     assert 0 < most <= 0.8 * int(Path("/proc/sys/kernel/threads-max").read_text())
     linger = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager"
     assert machine.try_run("sh", "-c", f"{linger} ListSessions", user="clearml").returncode == 0
