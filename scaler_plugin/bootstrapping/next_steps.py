@@ -5,6 +5,7 @@ The stack opens nothing: etcd's and ClearML's security groups are not its own.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
@@ -25,13 +26,19 @@ def next_steps(
     steps = []
     if group and group != before.get(NODE_GROUP):
         steps += list(_opening(config, region, group))
+    file = shlex.quote(file)
     steps.append(f"Next: scaler-sidecar config push {file}")
     if config.zero_mode is ZeroMode.PROBE:
         steps.append(
             f"The probe looks for tasks every {config.zero.probe_every}; `scaler-sidecar wake {file}` does at once."
         )
+    elif config.zero_mode is ZeroMode.STANDBY:
+        steps.append(
+            "Then, on a machine that is always up (docs/operations.md, A standby): "
+            f"scaler-sidecar run --standby --config {file}"
+        )
     else:
-        steps.append(f"Then:  scaler-sidecar bootstrap first {file}")
+        steps.append(f"Then: scaler-sidecar bootstrap first {file}")
     return tuple(steps)
 
 

@@ -6,6 +6,7 @@ from here is no such thing: it need not be reachable from a person's desk.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 
 from scaler_plugin.bootstrapping.activity import named
@@ -47,7 +48,7 @@ def compare_with_published(
 
     Raises ``ConfigError`` if it holds none, or none with ``pool``, ``StoreError`` if it cannot be read.
     """
-    push = f"scaler-sidecar config push {file}"
+    push = f"scaler-sidecar config push {shlex.quote(file)}"
     published = read_config(store, keys)
     if published is None:
         raise ConfigError(

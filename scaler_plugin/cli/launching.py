@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -52,7 +53,7 @@ def first(file: FileArgument, pool: PoolOption = None, again: AgainOption = Fals
         typer.echo(f"Launched {instance} for pool {name}.")
         if wait:
             _follow(instance, config, sight, file, account.region, config.pool(name))
-    typer.echo(f"Watch the cluster: scaler-sidecar status --config {file} --watch")
+    typer.echo(f"Watch the cluster: scaler-sidecar status --config {shlex.quote(str(file))} --watch")
 
 
 def wake(file: FileArgument, again: AgainOption = False, wait: WaitOption = True) -> None:
@@ -149,7 +150,8 @@ def _follow(
     try:
         following.run(patience_with(timeout_s, bool(pool and pool.first_boot)), short_lived)
     except KeyboardInterrupt:
-        typer.echo(f"\n{instance} is left alone. Look again: scaler-sidecar status --config {file}, or: {console}")
+        look = f"scaler-sidecar status --config {shlex.quote(str(file))}"
+        typer.echo(f"\n{instance} is left alone. Look again: {look}, or: {console}")
         raise typer.Exit(INTERRUPTED) from None
     except ScalerError as error:
         kind = StoreUnavailable if isinstance(error, StoreUnavailable) else ScalerError

@@ -38,4 +38,18 @@ def test_where_the_group_was_there_before_nothing_is_said_of_it() -> None:
 
 def test_without_a_probe_the_first_instance_comes_next() -> None:
     of = config(CONFIG.replace("probe_every: 5m", "mode: keep_one"))
-    assert next_steps(of, "eu-central-1", OUTPUTS, OUTPUTS, "f")[-1] == "Then:  scaler-sidecar bootstrap first f"
+    assert next_steps(of, "eu-central-1", OUTPUTS, OUTPUTS, "f")[-1] == "Then: scaler-sidecar bootstrap first f"
+
+
+def test_a_standby_is_started_where_the_configuration_wants_one_and_the_files_name_is_one_word() -> None:
+    of = config(CONFIG.replace("probe_every: 5m", "mode: standby"))
+    next_, then = next_steps(of, "eu-central-1", OUTPUTS, OUTPUTS, "my file.yaml")
+    assert next_ == "Next: scaler-sidecar config push 'my file.yaml'"
+    assert then.endswith(": scaler-sidecar run --standby --config 'my file.yaml'")
+
+
+def test_the_probe_is_woken_by_a_command_to_copy() -> None:
+    assert (
+        "`scaler-sidecar wake 'my file.yaml'`"
+        in next_steps(config(), "eu-central-1", OUTPUTS, OUTPUTS, "my file.yaml")[-1]
+    )
