@@ -44,7 +44,7 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 @dataclass(frozen=True)
 class Wish:
-    """``members`` empty: those that the folder has already."""
+    """``members`` empty: those that the folder has already. Otherwise none of these may be missing: settings name all members."""
 
     members: tuple[Member, ...]
     users: tuple[str, ...]
@@ -74,11 +74,13 @@ def known_members(folder: Path) -> tuple[Member, ...]:
 
 
 def _ensured(folder: Path, wish: Wish, now: datetime) -> Iterator[str]:
-    members = wish.members or known_members(folder)
+    known = known_members(folder)
+    members = wish.members or known
     if not members:
         raise ConfigError(
             "No member is named, and the folder has none; give --member NAME=ADDRESS for each, such as --member etcd-1=10.0.0.5."
         )
+    _refuse_parts(folder, wish.members, known)
     authorities = folder / "authorities"
     for directory in (folder, authorities, folder / "members", folder / "clients"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,6 +113,16 @@ def _ensured(folder: Path, wish: Wish, now: datetime) -> Iterator[str]:
         write_private(directory / f"{CLIENT_AUTHORITY}.pem", ca.certificate_pem(), 0o644)
         write_private(directory / CLIENT_SETTINGS_FILE, client_settings(members).encode(), 0o644)
         yield f"clients/{user}/: {why}"
+
+
+def _refuse_parts(folder: Path, named: Sequence[Member], known: Sequence[Member]) -> None:
+    """Some of a cluster's members alone would get the settings of another cluster."""
+    left_out = sorted({member.name for member in known} - {member.name for member in named})
+    if named and left_out:
+        raise ConfigError(
+            f"The folder {folder} has also {', '.join(left_out)}; name all members, or remove "
+            f"{', '.join(f'members/{name}' for name in left_out)}. Nothing was changed."
+        )
 
 
 def _issue_into(

@@ -96,6 +96,28 @@ def test_a_member_with_another_address_gets_a_new_certificate_and_the_others_kee
     }  # fmt: skip
 
 
+def test_naming_a_part_of_the_members_is_refused_because_it_would_write_the_settings_of_another_cluster(
+    tmp_path: Path,
+) -> None:
+    ensure_certificates(tmp_path, wish(THREE[0]), NOW)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="has also etcd-1; name all members, or remove members/etcd-1") as refused:
+        ensure_certificates(tmp_path, wish(THREE[1]), NOW)
+    assert refused.value.exit_code == 2
+    assert contents(tmp_path) == before
+
+
+def test_one_member_becomes_three_by_naming_all_and_keeps_its_certificates(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, wish(THREE[0]), NOW)
+    before = contents(tmp_path)
+    ensure_certificates(tmp_path, wish(*THREE), NOW)
+    after = contents(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {
+        "members/etcd-1/etcd.env",
+        "clients/scaler/client.env",
+    }
+
+
 def test_a_half_written_pair_is_made_anew(tmp_path: Path) -> None:
     ensure_certificates(tmp_path, wish(ONE), NOW)
     key = tmp_path / "clients/scaler/client.key"
