@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from scaler_plugin.wizard.secret_places import FOLDER, SecretPlaces
 
 CLEARML_HOSTED = "https://api.clear.ml"
+#: The user that nodes are in etcd, where they give a password.
+ETCD_USER = "scaler"
 
 
 class EtcdLogin(str, Enum):
@@ -70,7 +72,7 @@ def with_surroundings(config: Mapping[str, Any], around: Surroundings) -> dict[s
     if around.etcd_login is EtcdLogin.CERTIFICATE:
         etcd["tls"] = etcd_tls(places)
     elif around.etcd_login is EtcdLogin.PASSWORD:
-        etcd |= {"user": "scaler", "password": places.reference("etcd-password")}
+        etcd |= {"user": ETCD_USER, "password": places.reference("etcd-password")}
     clearml = {
         **clearml_hosts(around.clearml_api),
         "access_key": places.reference("clearml-access-key"),

@@ -11,6 +11,9 @@ from scaler_plugin.bootstrapping.stored_secrets import command_to_store
 from scaler_plugin.config.secret_ref import SecretRef, SecretSource
 
 FOLDER = "/etc/scaler"
+ENVIRONMENT = f"{FOLDER}/environment"
+#: What of a node reads secrets: its boot and its sidecar.
+UNITS = ("scaler-bootstrap.service", "scaler-sidecar.service")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class SecretPlaces:
     cluster: str
 
     def reference(self, name: str) -> str:
-        return f"{self.source.value}:{self._name(name)}"
+        return f"{self.source.value}:{self.name(name)}"
 
     @property
     def in_aws(self) -> bool:
@@ -29,14 +32,15 @@ class SecretPlaces:
 
     def how_to_store(self, name: str, region: str, file: str = "/dev/stdin") -> str:
         """A command or a sentence; the secret is read from a file or from standard input, never from an argument."""
-        where = self._name(name)
+        where = self.name(name)
         if self.in_aws:
             return command_to_store(SecretRef(self.source, where), region, file)
         if self.source is SecretSource.FILE:
             return f"put it into {where} of every node, readable for root alone (mode 0600)"
-        return f"set {where} in the environment of every node's sidecar"
+        return f"write a line {where}=… into {ENVIRONMENT} of every node's image, which is root's alone (mode 0600)"
 
-    def _name(self, name: str) -> str:
+    def name(self, name: str) -> str:
+        """Under which the place keeps it."""
         if self.source is SecretSource.SSM:
             return f"/scaler-sidecar/{self.cluster}/{name}"
         if self.source is SecretSource.SECRETS_MANAGER:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.core.policy import ZeroMode
-from scaler_plugin.wizard.first_config import EtcdLogin, Surroundings
-from scaler_plugin.wizard.secret_places import FOLDER
+from scaler_plugin.wizard.first_config import ETCD_USER, EtcdLogin, Surroundings
+from scaler_plugin.wizard.secret_places import ENVIRONMENT, FOLDER, UNITS
 
 #: The folder that docs/etcd.md has `etcd certs` make.
 CERTIFICATES = "etcd-certs"
+_CLIENT = f"{CERTIFICATES}/clients/scaler"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def secrets_to_store(config: Mapping[str, Any], around: Surroundings) -> list[St
         steps.append(store("etcd's password", "etcd-password"))
     elif around.etcd_login is EtcdLogin.CERTIFICATE and places.in_aws:
         steps += [
-            store(f"etcd's {file}, made by `etcd certs`", name, f"{CERTIFICATES}/clients/scaler/{file}")
+            store(f"etcd's {file}, made by `etcd certs`", name, f"{_CLIENT}/{file}")
             for name, file in (("etcd-ca", "ca.pem"), ("etcd-cert", "client.pem"), ("etcd-key", "client.key"))
         ]
     elif around.etcd_login is EtcdLogin.CERTIFICATE:
@@ -53,7 +55,28 @@ def secrets_to_store(config: Mapping[str, Any], around: Surroundings) -> list[St
         )
     if any("git" in pool for pool in config["pools"]):
         steps.append(store("git's password or token", "git-password"))
+    if places.source is SecretSource.ENV:
+        drop_ins = " and ".join(f"/etc/systemd/system/{unit}.d/secrets.conf" for unit in UNITS)
+        steps.append(
+            Step(f"for both units to see them: the lines [Service] and EnvironmentFile={ENVIRONMENT} in {drop_ins}")
+        )
     return steps
+
+
+def login_from_here(around: Surroundings) -> Step | None:
+    """How this machine reaches etcd where the file names what only nodes have; ``None`` where it goes by the file."""
+    if around.places.in_aws or around.etcd_login is EtcdLogin.NOTHING:
+        return None
+    if around.etcd_login is EtcdLogin.CERTIFICATE:
+        files = {"CA": "ca.pem", "CERT": "client.pem", "KEY": "client.key"}
+        settings = " ".join(f"SCALER_ETCD_{name}={_CLIENT}/{file}" for name, file in files.items())
+        return Step("here, where etcd's certificates lie elsewhere than on nodes", f"export {settings}")
+    if around.places.source is SecretSource.ENV:
+        return Step(f"here, too, set {around.places.name('etcd-password')} in the environment")
+    return Step(
+        f"here, unless etcd's password is in {around.places.name('etcd-password')}, too: set SCALER_ETCD_USER to "
+        f"{ETCD_USER} and SCALER_ETCD_PASSWORD_FILE to a file that holds it"
+    )
 
 
 def next_steps(file: str, around: Surroundings) -> list[Step]:
@@ -65,6 +88,9 @@ def _next_steps(file: str, around: Surroundings) -> Iterator[Step]:
     if around.stack:
         yield Step("what it would set up in your account", f"scaler-sidecar bootstrap plan {file}")
         yield Step("set it up", f"scaler-sidecar bootstrap apply {file}")
+    login = login_from_here(around)
+    if login is not None:
+        yield login
     yield Step("publish the configuration; nodes read it from etcd", f"scaler-sidecar config push {file}")
     if not around.stack or around.zero == ZeroMode.STANDBY.value:
         yield Step(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from scaler_plugin.bootstrapping.requirements import check_requirements
+from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import parse_yaml
 from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.errors import ConfigError
@@ -19,6 +22,7 @@ from scaler_plugin.wizard.questions import Given, Known, ask_config
 from scaler_plugin.wizard.secret_places import SecretPlaces
 from scaler_plugin.wizard.what_is_next import etcd_certificates, next_steps, secrets_to_store
 
+UNITS_OF_THE_IMAGE = Path(__file__).parents[3] / "ami" / "units"
 LEAST = Given(region="eu-central-1", ami="ami-0a1b2c3d", etcd="10.0.0.5:2379")
 
 
@@ -140,6 +144,37 @@ STANDBY = "run --standby --config my.yaml"
 def test_what_comes_next_leads_to_a_node_that_is_up(more: dict[str, Any], commands: list[str]) -> None:
     _, around = asked(Given(**{**vars(LEAST), **more}))
     assert [step.command for step in next_steps("my.yaml", around)] == [f"scaler-sidecar {one}" for one in commands]
+
+
+@pytest.mark.parametrize("source", ["file", "env"])
+def test_who_keeps_secrets_on_nodes_is_told_how_this_machine_reaches_etcd(source: str) -> None:
+    def before_push(login: str) -> Any:
+        _, around = asked(Given(**{**vars(LEAST), "secrets": source, "etcd_login": login}))
+        steps = next_steps("my.yaml", around)
+        push = [step.command for step in steps].index("scaler-sidecar config push my.yaml")
+        return steps[push - 1]
+
+    export, *settings = shlex.split(before_push("certificate").command)
+    assert export == "export"
+    environ = dict(setting.split("=") for setting in settings)
+    address = find_cluster(environ, cluster="demo").etcd
+    folder = "etcd-certs/clients/scaler"
+    assert (address.ca, address.cert, address.key) == tuple(
+        f"{folder}/{name}" for name in ("ca.pem", "client.pem", "client.key")
+    )
+    assert ("SCALER_ETCD_PASSWORD_FILE" if source == "file" else "SCALER_ETCD_PASSWORD") in before_push("password").text
+    assert before_push("nothing").command == "scaler-sidecar bootstrap apply my.yaml"
+
+
+def test_secrets_in_the_environment_are_for_the_boot_as_well_as_for_the_sidecar() -> None:
+    *secrets, last = secrets_to_store(*asked(Given(**{**vars(LEAST), "secrets": "env", "git_user": "bot"})))
+    told = [step.text for step in secrets if "SCALER_" in step.text]
+    assert len(told) == 3
+    assert all("/etc/scaler/environment" in text for text in told)
+    assert "EnvironmentFile=/etc/scaler/environment" in last.text
+    for unit in ("scaler-bootstrap.service", "scaler-sidecar.service"):
+        assert (UNITS_OF_THE_IMAGE / unit).exists()
+        assert f"/etc/systemd/system/{unit}.d/" in last.text
 
 
 def test_the_certificates_of_the_members_that_were_named_come_first() -> None:
