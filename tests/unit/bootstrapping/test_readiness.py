@@ -15,5 +15,5 @@ from .made_up import config
 
 def test_the_command_that_publishes_takes_a_file_whatever_its_name_is() -> None:
     keys = Keys("scaler-sidecar", "research")
-    with pytest.raises(ConfigError, match="scaler-sidecar config push 'my file.yaml'$"):
+    with pytest.raises(ConfigError, match=r"scaler-sidecar config push 'my file\.yaml'$"):
         compare_with_published(config(), None, MemoryStore(SystemClock()).client("desk"), keys, "my file.yaml")
