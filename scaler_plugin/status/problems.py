@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from scaler_plugin.coordination.events import START_FAILED
+from scaler_plugin.coordination.events import START_FAILED, Event
 from scaler_plugin.core.census import AGENT_RESTART_GRACE_S
 from scaler_plugin.core.model import Node, NodeState, Problem, SlotState
 from scaler_plugin.status.reading import ClusterRecords
@@ -39,6 +39,14 @@ _ADVICE = {
     "check_failed": "Correct the check in the pool's configuration; until then it says nothing about the machines.",
     "launch_refused": "The pool tries again after its pause; if the same comes back, do what the message says.",
 }
+#: The same for a start that failed of which the instance itself told the reason, through etcd: by a part of its words.
+_TOLD_BY_THE_INSTANCE = (
+    (" could not be set up: ", "Do what it says. While the instance lives it tries again every ten seconds."),
+    (
+        " did not pass its health gate ",
+        "If others of its pool fail alike, look at the pool's image and its health settings.",
+    ),
+)
 #: What a record that can't be read stands for, by the first part of its key, and so what to do.
 _MALFORMED = {
     "launches": "Its instances are counted as EC2 lists them, and ended if they don't register. If a newer version runs on other "
@@ -210,7 +218,7 @@ def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[P
         by_sentence[same] = ProblemStatus(
             about=event.about,
             what=event.sentence,
-            what_to_do=_ADVICE.get(event.kind, _ANY_FAILURE),
+            what_to_do=_advice(event),
             since=event.at,
             for_s=round(max(0.0, now - event.at), 1),
             current=False,
@@ -218,6 +226,14 @@ def _failures(records: ClusterRecords, reported: set[str], now: float) -> list[P
             detail=event.detail,
         )
     return list(by_sentence.values())
+
+
+def _advice(event: Event) -> str:
+    if event.kind == START_FAILED:
+        for words, what_to_do in _TOLD_BY_THE_INSTANCE:
+            if words in event.sentence:
+                return what_to_do
+    return _ADVICE.get(event.kind, _ANY_FAILURE)
 
 
 def _once_more(problem: ProblemStatus) -> ProblemStatus:

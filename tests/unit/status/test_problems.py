@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from scaler_plugin.config.connect import EtcdSettings
 from scaler_plugin.coordination.codec import encode
 from scaler_plugin.coordination.events import Event
 from scaler_plugin.coordination.store import Entry
-from scaler_plugin.core.model import InstanceId, LaunchId, NodeState, Problem, SlotState, TaskId
+from scaler_plugin.core.model import InstanceId, LaunchId, NodeIdentity, NodeRole, NodeState, Problem, SlotState, TaskId
+from scaler_plugin.errors import ConfigError
+from scaler_plugin.leader.failed_start import failed_start
+from scaler_plugin.node import failed_boot, health_gate
+from scaler_plugin.node.setup import NodeSetup
 from scaler_plugin.status.make_report import make_report
 from scaler_plugin.status.reading import sort_records
 from scaler_plugin.status.report import StatusReport
@@ -77,6 +84,39 @@ def test_of_an_instance_that_told_why_and_was_terminated_for_it_the_last_word_st
     end = Event(NOW - 50, "start_failed", "i-1", "Instance i-1 did not register; it was terminated. It said: No key.")
     (problem,) = report(view(), failed("i-1", 300), end).problems
     assert (problem.what, problem.times) == (end.sentence, 1)
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+@pytest.mark.parametrize(
+    ("failed_at", "advice"), [("boot", "Do what it says. While the instance lives"), ("gate", "health settings")]
+)
+def test_a_reason_that_the_instance_told_itself_is_not_followed_by_guesses_at_why_it_could_not(
+    failed_at: str, advice: str, terminated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    metadata, host = Mock(), Mock()
+    metadata.instance_id.return_value = "i-1"
+    monkeypatch.setattr(failed_boot, "tell", lambda *arguments: told.append(arguments[3]))
+    monkeypatch.setattr(health_gate, "tell", lambda *arguments: told.append(arguments[3]))
+    etcd = EtcdSettings(("etcd:2379",))
+    if failed_at == "boot":
+        error = ConfigError("The secret ssm:/a cannot be read.")
+        failed_boot.tell_of_boot(etcd, KEYS, metadata, error, tmp_path, NOW - 60)
+    else:
+        identity = NodeIdentity("demo", InstanceId("i-1"), NodeRole.WORKER, CPU, "t3.micro")
+        health_gate.give_up(NodeSetup(identity, etcd, "p"), host, "The disk is nearly full.", NOW - 60)
+    event = Event(NOW - 60, "start_failed", "i-1", told[0])
+    if terminated:
+        failure = failed_start(Mock(), InstanceId("i-1"), "did not register; it was terminated", event)
+        event = replace(event, sentence=failure.what)
+    (problem,) = report(view(), event).problems
+    assert advice in problem.what_to_do
+    assert "Usual causes" not in problem.what_to_do
+
+
+def test_the_wait_between_two_tries_of_an_instance_is_the_one_that_status_names() -> None:
+    unit = (Path(__file__).parents[3] / "ami" / "units" / "scaler-bootstrap.service").read_text().splitlines()
+    assert {"Restart=on-failure", "RestartSec=10"} <= set(unit)
 
 
 def test_a_leader_that_publishes_nothing_is_a_problem_only_after_its_first_pass_is_due() -> None:
