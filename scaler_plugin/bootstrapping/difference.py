@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ChangeKind(str, Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """One resource. ``details`` are the settings that change, each "path: old → new"."""
+    """One resource. ``details``: the settings that change, "path: old → new"; of a text, "path:" and then its lines that differ."""
 
     kind: ChangeKind
     name: str
@@ -75,13 +76,26 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
         return
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys((*old, *new)):
-            below = "" if not path and key == "Properties" else f"{path}.{key}".lstrip(".")
+            # {"Fn::Sub": "…"} and its like are a value.
+            plain = key.startswith("Fn::") or (not path and key == "Properties")
+            below = path if plain else f"{path}.{key}".lstrip(".")
             yield from _differences(below, old.get(key), new.get(key))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(f"{path}[{number}]", *pair)
+    elif isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+        yield f"{path}:"
+        yield from _lines_that_differ(old, new)
     else:
         yield f"{path}: {_shown(old)} → {_shown(new)}"
+
+
+def _lines_that_differ(old: str, new: str) -> Iterator[str]:
+    # Its own headers are the only lines that do not begin with - or +, but for the first two.
+    lines = list(difflib.unified_diff(old.split("\n"), new.split("\n"), n=0, lineterm=""))[2:]
+    for line in lines:
+        if not line.startswith("@@"):
+            yield f"  {line[0]} {line[1:]}"
 
 
 def _shown(value: Any) -> str:
@@ -91,4 +105,7 @@ def _shown(value: Any) -> str:
         (inner,) = value.values()  # {"Fn::Sub": "…"} and its like
         return _shown(inner)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    first, *others = text.splitlines() or [""]
+    if others:
+        return f"{first[:_SHOWN]} … ({len(others) + 1} lines)"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"

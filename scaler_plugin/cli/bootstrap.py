@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from scaler_plugin.bootstrapping.survey import Survey, survey
 from scaler_plugin.bootstrapping.template import render_template, stack_name
 from scaler_plugin.cli.launching import first
 from scaler_plugin.cli.surveying import FileArgument, PoolOption, chosen_pool, deployment_of, show_survey, start
+from scaler_plugin.cli.wrapping import fitted
 from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import load_file
 from scaler_plugin.coordination.keys import Keys
@@ -59,17 +61,18 @@ def plan(
     deployment = deployment_of(config, account)
     hindrance = deployment.hindrance()
     if hindrance:
-        typer.echo(hindrance)
+        typer.echo(fitted(hindrance, sys.stdout))
     changes = _changes(config, deployment, _template(config, surveyed))
     if changes:
         typer.echo(f"`apply` would change the stack {stack_name(config)}:")
         for line in describe(changes):
-            typer.echo(line)
+            typer.echo(fitted(line, sys.stdout))
     elif not hindrance:
         typer.echo(f"The stack {stack_name(config)} is as the configuration wants it; nothing to change.")
     spot_role = plan_of_spot_role(config, account)
     if spot_role:
-        typer.echo(f"`apply` would {'also ' if changes else ''}make, once for the account:\n{spot_role}")
+        also = "also " if changes else ""
+        typer.echo(fitted(f"`apply` would {also}make, once for the account:\n{spot_role}", sys.stdout))
 
 
 @app.command()
@@ -89,7 +92,7 @@ def apply(file: FileArgument) -> None:
     wanted = _template(config, surveyed)
     deployment = deployment_of(config, account)
     for line in describe(_changes(config, deployment, wanted)):
-        typer.echo(line)
+        typer.echo(fitted(line, sys.stdout))
     before = deployment.outputs()
     ensure_spot_role(config, account, typer.echo)
     if deployment.apply(wanted, cluster_tags(config)):

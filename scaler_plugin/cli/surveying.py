@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from scaler_plugin.bootstrapping.account import Account
 from scaler_plugin.bootstrapping.deployment import Deployment
 from scaler_plugin.bootstrapping.requirements import check_requirements
 from scaler_plugin.bootstrapping.template import stack_name
+from scaler_plugin.cli.wrapping import fitted
 from scaler_plugin.config.load import load_file
 from scaler_plugin.core.model import PoolName
 from scaler_plugin.errors import ConfigError
@@ -44,12 +46,12 @@ def show_survey(config: ScalerConfig, surveyed: Survey, left_out: Collection[str
     """Whose account it is by whose rights, and what was found; ``left_out`` are warnings that the caller refuses for."""
     by = f", as {surveyed.caller}" if surveyed.caller else ""
     where = f" (credentials from {surveyed.credentials})" if surveyed.credentials else ""
-    typer.echo(f"Cluster {config.cluster} in account {surveyed.account}, region {surveyed.region}{by}{where}.")
-    for note in surveyed.notes:
-        typer.echo(note)
+    place = f"Cluster {config.cluster} in account {surveyed.account}, region {surveyed.region}{by}{where}."
+    for line in (place, *surveyed.notes):
+        typer.echo(fitted(line, sys.stdout))
     for warning in surveyed.warnings:
         if warning not in left_out:
-            typer.echo(f"Warning: {warning}")
+            typer.echo(fitted(f"Warning: {warning}", sys.stdout))
 
 
 def chosen_pool(config: ScalerConfig, name: str | None) -> PoolName:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scaler_plugin.bootstrapping.difference import ChangeKind, compare, describe
 
-from .made_up import changed, template
+from .made_up import CONFIG, changed, config, template
 
 
 def test_equal_templates_differ_in_nothing() -> None:
@@ -37,3 +37,25 @@ def test_what_cloudformation_would_replace_is_marked() -> None:
     (change,) = compare(template(), other)
     assert change.kind is ChangeKind.REPLACE
     assert change.details == ("VpcId: vpc-0a1b2c3d4e5f60718 → vpc-other",)
+
+
+def test_of_user_data_only_the_lines_that_differ_are_shown() -> None:
+    text = CONFIG.replace("10.0.0.5:2379", "10.0.0.6:2379").replace("  user: scaler", "  user: other")
+    (change,) = compare(template(), template(config(text)))
+    assert change.details == (
+        "LaunchTemplateData.UserData:",
+        "  -   - 10.0.0.5:2379",
+        "  -   user: scaler",
+        "  +   - 10.0.0.6:2379",
+        "  +   user: other",
+    )
+
+
+def test_lines_that_begin_like_a_difference_are_lines_and_an_end_of_line_counts() -> None:
+    def stack(text: object) -> dict[str, object]:
+        return {"Resources": {"X": {"Type": "T", "Properties": {"P": text}}}}
+
+    (change,) = compare(stack("--- a\n@@ b\n"), stack("+++ a\n@@ b"))
+    assert change.details == ("P:", "  - --- a", "  + +++ a", "  - ")
+    (change,) = compare(stack(None), stack("one\ntwo\n"))
+    assert change.details == ("P: nothing → one … (2 lines)",)
