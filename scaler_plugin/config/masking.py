@@ -45,8 +45,9 @@ _LINE = re.compile(
     r"""(?m)^[ \t]*(?:export[ \t]+)?(?P<name>[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)[ \t]+(?=(?:[^\s"']+|"[^"\n]*"|'[^'\n]*')[ \t]*$)"""
 )
 # A name and a word in the midst of other words: only what no word of a sentence looks like is taken for its value.
+# What may close it is bounded, so that no row of dots takes long.
 _SPOKEN = re.compile(
-    r"""(?<![\w./:$@{-])(?P<name>[A-Za-z]\w*)[ \t]+["']?(?P<value>\*{3}|[\w+/=.~!@#%^&*-]{6,}?)(?=["'.,;:)]*(?:\s|\Z))"""
+    r"""(?<![\w./:$@{-])(?P<name>[A-Za-z]\w*)[ \t]+["']?(?P<value>\*{3}|[\w+/=.~!@#%^&*-]{6,}?)(?=["'.,;:)]{0,16}(?:\s|\Z))"""
 )
 _LOOKS_MADE_UP = re.compile(
     r"(?=.*[0-9])(?=.*[A-Za-z])"

@@ -191,3 +191,14 @@ def test_each_secret_of_a_whole_script_is_masked_where_it_stands() -> None:
     assert mask_secrets(script) == (
         "set -e\nexport A_TOKEN=***\nmkdir -p /data\n-----BEGIN RSA PRIVATE KEY-----***\ncurl -u *** https://***@c/\nexport B=1\n"
     )
+
+
+@pytest.mark.parametrize("row", [".", "a.", '."'])
+def test_a_long_row_of_what_may_end_a_value_is_gone_through_in_few_steps(row: str) -> None:
+    # With steps by the square of its length this would take minutes.
+    text = f"x {row * 200_000}\0"
+    assert mask_secrets(text) == text
+
+
+def test_a_spoken_value_is_found_before_all_that_closes_it() -> None:
+    assert mask_secrets('f(g(h("token hunter2x9"))));') == 'f(g(h("token ***"))));'
