@@ -46,6 +46,7 @@ class Deployment:
         self._name = name
         self._progress = progress
         self._wait = wait
+        self._events_unread = ""  # why the stack's events could not be read the last time
 
     def deployed_template(self) -> dict[str, Any]:
         """The template that is deployed; empty when there is no stack, or only a part of one that must go first."""
@@ -179,7 +180,9 @@ class Deployment:
                 )
             self._wait(LOOK_S)
         if status != wanted:
-            reasons = "\n".join(f"  - {failure}" for failure in failures[:5]) or "  - CloudFormation gave no reason."
+            unread = f"Its reason stands in the stack's events, which could not be read: {self._events_unread}"
+            untold = unread if self._events_unread else "CloudFormation gave no reason."
+            reasons = "\n".join(f"  - {failure}" for failure in failures[:5] or [untold])
             raise CloudRefused(
                 f"The stack {self._name} ended as {status} and not as {wanted}:\n{reasons}\nCorrect that and call this again."
             )
@@ -224,13 +227,17 @@ class Deployment:
         return None if not stacks or stacks[0]["StackStatus"] == "DELETE_COMPLETE" else dict(stacks[0])
 
     def _events(self, stack_id: str | None) -> list[dict[str, Any]]:
+        self._events_unread = ""
         try:
             return self._account.pages(
                 "cloudformation", "describe_stack_events", "StackEvents", f"stack {self._name}",
                 StackName=stack_id or self._name,
             )  # fmt: skip
-        except CloudError:
-            return []  # no stack yet, or none any more: its status says which
+        except CloudError as error:
+            # Of a stack that is not there yet, or no more, its status says so. Nor does an operation end for the want of events.
+            if "does not exist" not in str(error):
+                self._events_unread = str(error)
+            return []
 
     def _event_ids(self) -> set[str]:
         return {event["EventId"] for event in self._events(None)}

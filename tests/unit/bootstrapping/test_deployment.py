@@ -53,6 +53,26 @@ def test_a_failure_names_the_resource_and_the_reason_of_aws() -> None:
     assert "cancelled" not in str(refused.value), "what was cancelled is no cause"
 
 
+def test_a_failure_whose_events_may_not_be_read_says_that_and_not_that_there_is_no_reason() -> None:
+    denied = CloudRefused(
+        "CloudFormation refused DescribeStackEvents for stack s: No right (AccessDenied).", "AccessDenied"
+    )
+    account = ScriptedAccount(
+        describe_stacks=[no_stack(), stack("ROLLBACK_COMPLETE")], describe_stack_events=[no_stack(), denied]
+    )
+    with pytest.raises(CloudRefused, match=r"events, which could not be read: .*DescribeStackEvents") as refused:
+        Told(account).deployment.apply(TEMPLATE, {})
+    assert "gave no reason" not in str(refused.value)
+
+
+def test_a_failure_without_any_event_has_no_reason() -> None:
+    account = ScriptedAccount(
+        describe_stacks=[no_stack(), stack("ROLLBACK_COMPLETE")], describe_stack_events=[no_stack()]
+    )
+    with pytest.raises(CloudRefused, match="gave no reason"):
+        Told(account).deployment.apply(TEMPLATE, {})
+
+
 def test_a_stack_that_never_came_to_be_is_removed_and_made_anew() -> None:
     account = ScriptedAccount(
         describe_stacks=[
