@@ -10,6 +10,15 @@ from scaler_plugin.config.schema import ScalerConfig
 from scaler_plugin.config.secret_ref import SecretRef, SecretSource
 from scaler_plugin.errors import CloudError
 
+#: Where `etcd certs`, called as in docs/etcd.md, puts what nodes need, and the files of it by their place in the configuration.
+CERTIFICATES = "etcd-certs"
+CLIENT = f"{CERTIFICATES}/clients/scaler"
+FILES = {
+    "etcd.tls.ca": f"{CLIENT}/ca.pem",
+    "etcd.tls.cert": f"{CLIENT}/client.pem",
+    "etcd.tls.key": f"{CLIENT}/client.key",
+}
+
 
 @dataclass(frozen=True)
 class SecretFindings:
@@ -25,11 +34,21 @@ def look_for_secrets(config: ScalerConfig, account: Account) -> SecretFindings:
     for place, ref in references(config).items():
         try:
             if not _exists(ref, account):
-                command = command_to_store(ref, account.region)
-                missing.append(f"{place}: {ref} does not exist yet; no node can start before. Store it: {command}")
+                missing.append(_missing(place, ref, account.region))
         except CloudError as error:
             unknown.append(f"{place}: whether {ref} exists is not known: {error}")
     return SecretFindings(tuple(missing), tuple(unknown))
+
+
+def _missing(place: str, ref: SecretRef, region: str) -> str:
+    """With the command on a line of its own, for people to copy."""
+    file = FILES.get(place)
+    how, command = (
+        ("Store it", command_to_store(ref, region, file))
+        if file
+        else ("Store it (call this, then type it, Enter, and Ctrl-D)", command_to_store(ref, region))
+    )
+    return f"{place}: {ref} does not exist yet; no node can start before. {how}:\n    {command}"
 
 
 def command_to_store(ref: SecretRef, region: str, file: str = "/dev/stdin") -> str:

@@ -89,11 +89,11 @@ def init(
     )  # fmt: skip
     if not yes and not sys.stdin.isatty():
         raise ConfigError("There is no terminal to ask on; give --yes, and options for what has no default.")
-    interview = Interview(None if yes else _Terminal(), typer.echo, checks)
+    interview = Interview(None if yes else _Terminal(), _say, checks)
     config, around = _answers(interview, given, source, etcd_identity)
     _write(file, config)
     if interview.unchecked:
-        typer.echo(f"Not checked: {', '.join(interview.unchecked)}.")
+        _say(f"Not checked: {', '.join(interview.unchecked)}.")
     _say_what_is_next(file, config, around)
 
 
@@ -102,7 +102,11 @@ class _Terminal:
         return str(typer.prompt(text, default=default, show_default=bool(default)))
 
     def say(self, text: str) -> None:
-        typer.echo(text)
+        _say(text)
+
+
+def _say(text: str) -> None:
+    typer.echo(fitted(text, sys.stdout))
 
 
 def _answers(
@@ -157,7 +161,7 @@ def _show_report(imported: Imported) -> None:
         if lines:
             typer.echo(f"{title}:")
             for line in lines:
-                typer.echo(fitted(f"  {line.key}: {line.text}.", sys.stdout))
+                _say(f"  {line.key}: {line.text}.")
 
 
 def _refuse_existing(file: Path, force: bool) -> None:
@@ -216,7 +220,7 @@ def _say_what_is_next(file: Path, config: Mapping[str, Any], around: Surrounding
 def _show_steps(steps: list[Step]) -> None:
     for step in steps:
         if step.command is None:
-            typer.echo(f"  {step.text}")
+            _say(f"  {step.text}")
         else:
             typer.echo(f"  # {step.text}")
             typer.echo(f"  {step.command}")

@@ -67,7 +67,8 @@ class LazyGroup(TyperGroup):
         except ScalerError as error:
             from scaler_plugin.cli.wrapping import fitted  # noqa: PLC0415
 
-            # A sentence may end with a command to copy, which the terminal itself breaks so that it stays one; a list has none.
+            # A sentence may end with a command to copy, which the terminal itself breaks so that it stays one; in a list it
+            # has a line of its own.
             text = str(error)
             typer.echo(fitted(text, sys.stderr) if "\n" in text else text, err=True)
             raise typer.Exit(error.exit_code) from None

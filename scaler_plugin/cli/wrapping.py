@@ -1,4 +1,7 @@
-"""Long lines on a terminal: broken between words, under their own beginning. In a pipe or a file a line stays one line."""
+"""Long lines on a terminal: broken between words, under their own beginning. In a pipe or a file a line stays one line.
+
+A command on a line of its own stays whole: the terminal itself breaks it, so that who copies it gets one line.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import textwrap
 from typing import TextIO
 
 _HANGING = "    "
+_COMMANDS = ("aws ", "scaler-sidecar ", "export ")
 
 
 def fitted(text: str, stream: TextIO) -> str:
@@ -18,6 +22,8 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def _wrapped(line: str, width: int) -> str:
+    if line.lstrip().startswith(_COMMANDS):
+        return line
     indent = line[: len(line) - len(line.lstrip())]
     return textwrap.fill(
         line,

@@ -113,18 +113,21 @@ class Checks:
 
         return self._aws(region, ask)
 
-    def market(self, market: Market, types: Sequence[str], region: str) -> Verdict:
-        """Whether the types are sold so."""
+    def market(self, market: Market, types: Sequence[str], region: str) -> Verdict | None:
+        """Whether the types are sold so; nothing is said where one does not exist: the check of the types says so."""
 
         def ask(account: Account) -> Verdict:
-            for type_ in types:
-                described = self._type(type_, region, account)
-                misfit = misfit_of_market(type_, described, market) if described else None
+            described = {type_: self._type(type_, region, account) for type_ in types}
+            for type_, found in described.items():
+                misfit = misfit_of_market(type_, found, market) if found else None
                 if misfit:
                     return Verdict(State.WRONG, misfit)
-            return Verdict(State.RIGHT, f"{', '.join(types)} can be had {_SOLD[market]}")
+            return Verdict(
+                State.RIGHT, f"{', '.join(types)} can be had {_SOLD[market]}" if all(described.values()) else ""
+            )
 
-        return self._aws(region, ask)
+        verdict = self._aws(region, ask)
+        return verdict if verdict.text else None
 
     def subnets(self, subnets: Sequence[str], region: str) -> Verdict:
         def ask(account: Account) -> Verdict:

@@ -19,13 +19,13 @@ from scaler_plugin.wizard.checks import State, Verdict
 
 @dataclass(frozen=True)
 class Question:
-    """``option`` answers it on the command line. ``default`` ``None``: there is none."""
+    """``option`` answers it on the command line. ``default`` ``None``: there is none. A check without a verdict says nothing."""
 
     option: str
     text: str
     rule: Rule
     default: str | None = None
-    check: Callable[[Any], Verdict] | None = None
+    check: Callable[[Any], Verdict | None] | None = None
 
 
 class Desk(Protocol):

@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scaler_plugin.bootstrapping.stored_secrets import CERTIFICATES, FILES
 from scaler_plugin.config.secret_ref import SecretSource
 from scaler_plugin.core.policy import ZeroMode
 from scaler_plugin.wizard.first_config import ETCD_USER, EtcdLogin, Surroundings
 from scaler_plugin.wizard.secret_places import ENVIRONMENT, FOLDER, UNITS
-
-#: The folder that docs/etcd.md has `etcd certs` make.
-CERTIFICATES = "etcd-certs"
-_CLIENT = f"{CERTIFICATES}/clients/scaler"
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ def secrets_to_store(config: Mapping[str, Any], around: Surroundings) -> list[St
         steps.append(store("etcd's password", "etcd-password"))
     elif around.etcd_login is EtcdLogin.CERTIFICATE and places.in_aws:
         steps += [
-            store(f"etcd's {file}, made by `etcd certs`", name, f"{_CLIENT}/{file}")
-            for name, file in (("etcd-ca", "ca.pem"), ("etcd-cert", "client.pem"), ("etcd-key", "client.key"))
+            store(f"etcd's {file.rpartition('/')[2]}, made by `etcd certs`", f"etcd-{place.rpartition('.')[2]}", file)
+            for place, file in FILES.items()
         ]
     elif around.etcd_login is EtcdLogin.CERTIFICATE:
         steps.append(
@@ -68,8 +65,7 @@ def login_from_here(around: Surroundings) -> Step | None:
     if around.places.in_aws or around.etcd_login is EtcdLogin.NOTHING:
         return None
     if around.etcd_login is EtcdLogin.CERTIFICATE:
-        files = {"CA": "ca.pem", "CERT": "client.pem", "KEY": "client.key"}
-        settings = " ".join(f"SCALER_ETCD_{name}={_CLIENT}/{file}" for name, file in files.items())
+        settings = " ".join(f"SCALER_ETCD_{place.rpartition('.')[2].upper()}={file}" for place, file in FILES.items())
         return Step("here, where etcd's certificates lie elsewhere than on nodes", f"export {settings}")
     if around.places.source is SecretSource.ENV:
         return Step(f"here, too, set {around.places.name('etcd-password')} in the environment")

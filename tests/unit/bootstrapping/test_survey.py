@@ -245,6 +245,18 @@ def test_few_addresses_and_a_missing_secret_are_warnings_and_the_secret_is_not_r
     )
 
 
+def test_a_certificate_that_is_missing_is_stored_from_the_file_that_etcd_certs_made(account: MadeUpAccount) -> None:
+    place = "/scaler-sidecar/research/etcd-"
+    tls = "".join(f"    {name}: ssm:{place}{name}\n" for name in ("ca", "cert", "key"))
+    found = survey(parse_yaml(CONFIG.replace("  user: scaler", f"  tls:\n{tls}  user: scaler"), "test"), account)
+    commands = [warning.splitlines()[1].strip() for warning in found.missing_secrets]
+    assert commands == [
+        f"aws ssm put-parameter --region eu-central-1 --type SecureString --name {place}{name} "
+        f"--value file://etcd-certs/clients/scaler/{file}"
+        for name, file in (("ca", "ca.pem"), ("cert", "client.pem"), ("key", "client.key"))
+    ]
+
+
 def test_a_probe_that_would_install_everything_each_time_is_a_warning(account: MadeUpAccount) -> None:
     bundle = {"bundle_url": "https://files.example.com/b.tar.gz", "bundle_sha256": "0" * 64}
     first_boot = CONFIG + f"    first_boot: {bundle}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import struct
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from scaler_plugin.cli.etcd import _print_table
 from scaler_plugin.cli.reference import reference
+from scaler_plugin.cli.wrapping import fitted
 from scaler_plugin.etcd_care.health import EtcdHealth, MemberHealth, judge
 from scaler_plugin.localcloud.demo.report import DemoReport
 from scaler_plugin.localcloud.demo.scene import InstanceSeen, Scene, TaskSeen, TermSeen
@@ -32,6 +34,18 @@ pools:
     max_instances: 3
     subnets: [subnet-0a1b2c3d4e5f60001, subnet-0a1b2c3d4e5f60002]
 """
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_command_on_a_line_of_its_own_is_left_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    command = "    aws ssm put-parameter --region eu-central-1 --name /scaler-sidecar/research/etcd-ca"
+    told = fitted(f"Warning: the secret does not exist yet. Store it:\n{command}", Terminal()).splitlines()
+    assert told == ["Warning: the secret does not", "    exist yet. Store it:", command]
 
 
 def on_terminal(*arguments: str, cwd: Path) -> list[str]:

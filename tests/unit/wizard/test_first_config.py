@@ -12,12 +12,14 @@ import yaml
 from scaler_plugin.bootstrapping.requirements import check_requirements
 from scaler_plugin.config.connect import find_cluster
 from scaler_plugin.config.load import parse_yaml
+from scaler_plugin.config.pool_schema import QUEUE
 from scaler_plugin.config.secret_ref import SecretSource
+from scaler_plugin.core.model import Market
 from scaler_plugin.errors import ConfigError
 from scaler_plugin.wizard.checks import Checks, State, Verdict
 from scaler_plugin.wizard.commented import commented_yaml
 from scaler_plugin.wizard.first_config import clearml_hosts
-from scaler_plugin.wizard.interview import Interview
+from scaler_plugin.wizard.interview import Interview, Question
 from scaler_plugin.wizard.questions import Given, Known, ask_config
 from scaler_plugin.wizard.secret_places import SecretPlaces
 from scaler_plugin.wizard.what_is_next import etcd_certificates, next_steps, secrets_to_store
@@ -267,3 +269,33 @@ def test_without_a_terminal_what_a_check_finds_wrong_is_a_mistake() -> None:
     ask_config(interview, Given(**{**vars(LEAST), "ami": "ami-0wrong"}), Known(), Answering())
     with pytest.raises(ConfigError, match="--ami ami-0wrong: it does not exist"):
         interview.refuse_wrong()
+
+
+def test_nothing_is_said_of_how_a_type_is_sold_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = {
+        "c5.large": {"SupportedUsageClasses": ["on-demand", "spot"]},
+        "p9.huge": {"SupportedUsageClasses": ["on-demand"]},
+    }
+    monkeypatch.setattr("scaler_plugin.wizard.checks.find_type", lambda type_, account: described.get(type_))
+    checks = Checks()
+
+    def verdict(*types: str) -> State | None:
+        found = checks.market(Market.SPOT, types, "eu-central-1")
+        return found.state if found else None
+
+    assert verdict("c5.large") is State.RIGHT
+    assert verdict("c9z.xlarge") is None
+    assert verdict("c5.large", "c9z.xlarge") is None
+    assert verdict("c9z.xlarge", "p9.huge") is State.WRONG
+    said: list[str] = []
+    interview = Interview(None, said.append)
+    question = Question(
+        "--market",
+        "spot or on-demand",
+        QUEUE,
+        None,
+        lambda _: checks.market(Market.SPOT, ["c9z.xlarge"], "eu-central-1"),
+    )
+    assert interview.answer(question, "spot") == "spot"
+    assert said == []
+    assert interview.unchecked == []
