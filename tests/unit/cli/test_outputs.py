@@ -73,6 +73,24 @@ def on_terminal(*arguments: str, cwd: Path) -> list[str]:
     return seen.decode().replace("\r\n", "\n").splitlines()
 
 
+def test_what_init_could_not_check_is_broken_between_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "CLEARML_", "SCALER_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    options = "--region eu-central-1 --ami ami-0a1b2c3d --etcd 127.0.0.1:1 --clearml-api http://127.0.0.1:1"
+    lines = on_terminal("init", "--yes", *options.split(), cwd=tmp_path)
+    checked = lines[: lines.index("Wrote scaler.yaml.")]
+    assert any(line.startswith("  ? region was not checked: ") for line in checked)
+    assert any(line.startswith("      ") for line in checked)
+    assert max(map(len, checked)) <= WIDTH
+
+
 @pytest.mark.parametrize("mistake", ["", "    max_instance: 7\n"])
 def test_on_a_terminal_what_validate_says_is_broken_between_words(tmp_path: Path, mistake: str) -> None:
     (tmp_path / "scaler.yaml").write_text(LONG + mistake)
