@@ -2,7 +2,7 @@
 
 Guarantees: each failed start is counted once, also by a leader that takes over between counting it and noting in the launch
 record that nobody waits for it any more. All that a pass shows are counted before EC2 is asked what any of them said. Not
-guaranteed: that each one's console is read; of many, a few are told at length and the others by number.
+guaranteed: that each console is read. Each pass reads a few, the next ones go on, and of very many the last are told by number.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ VANISHED = "is not listed by EC2 any more, and never registered"
 
 #: Consoles that are read in one pass; each is a call of its own.
 MOST_CONSOLES = 3
+#: Instances that have ended whose consoles the next passes read.
+MOST_TOLD_LATER = 30
 #: Of a pass that counts as hung after six TTLs, so many may go into consoles.
 BUDGET_TTLS = 1
 #: So many ids stand for the rest in a sentence.
@@ -76,6 +78,7 @@ class StartWatch:
         self._current: frozenset[InstanceId] = frozenset()  # awaited or registered
         self._consoles_left = 0
         self._deadline = 0.0
+        self._untold: list[InstanceId] = []  # have ended early; what they said, the next passes tell
 
     def follow(self, observation: Observation, settings: LeaderSettings) -> Observation:
         """Count what this pass shows, and return the picture with the counts as they are now.
@@ -95,6 +98,7 @@ class StartWatch:
         before = dict(self._records)
         for pool, causes in new.items():
             self._enter(pool, [in_short(i, cause, told.get(i)) for i, cause in causes.items()])
+        self._tell_of_earlier_ones()
         for pool, causes in new.items():
             untold = {instance_id: cause for instance_id, cause in causes.items() if instance_id not in told}
             self._tell_of_failures(pool, untold)
@@ -148,24 +152,36 @@ class StartWatch:
         """Say what the consoles of some say. ``causes`` are of those that have said nothing in etcd themselves."""
         ended = [instance_id for instance_id, cause in causes.items() if cause is ENDED_EARLY]
         late = [instance_id for instance_id, cause in causes.items() if cause is not ENDED_EARLY]
-        by_number = 0
+        later: list[InstanceId] = []
         for number, instance_id in enumerate((*ended, *late)):
-            if self._consoles_left <= 0 or self._clock.monotonic() >= self._deadline:
-                by_number = len(ended) - number
+            if not self._has_time():
+                later = ended[number:]
                 break
             self._consoles_left -= 1
             failure = failed_start(self._fleet, instance_id, causes[instance_id])
             self._put(with_words(self._records[pool], failure))
             if instance_id in ended:  # of the others people are told when they are terminated, or waited for no longer
                 self._journal.record(START_FAILED, instance_id, failure.what, failure.detail)
-        if by_number > 0:
-            rest = ended[-by_number:]
-            first = ", ".join(rest[:_FIRST_NAMED])
+        room = MOST_TOLD_LATER - len(self._untold)
+        self._untold += later[:room]
+        if by_number := later[room:]:
+            first = ", ".join(by_number[:_FIRST_NAMED])
             self._journal.record(
                 "starts_failed",
                 pool,
-                f"{by_number} more of pool {pool} {_ENDED_EARLY_EACH}: {first}{', …' if by_number > _FIRST_NAMED else ''}.",
+                f"{len(by_number)} more of pool {pool} {_ENDED_EARLY_EACH}: "
+                f"{first}{', …' if len(by_number) > _FIRST_NAMED else ''}.",
             )
+
+    def _tell_of_earlier_ones(self) -> None:
+        while self._untold and self._has_time():
+            instance_id = self._untold.pop(0)
+            self._consoles_left -= 1
+            failure = failed_start(self._fleet, instance_id, ENDED_EARLY)
+            self._journal.record(START_FAILED, instance_id, failure.what, failure.detail)
+
+    def _has_time(self) -> bool:
+        return self._consoles_left > 0 and self._clock.monotonic() < self._deadline
 
     def _tell_of_pause(self, pool: PoolName, before: StartRecord | None) -> None:
         record = self._records.get(pool)

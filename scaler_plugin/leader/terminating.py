@@ -6,8 +6,8 @@ is asked before, and once more between the marks and the call.
 
 Guarantees: an instance that EC2 refuses to end rests alone and saves no other; a pass takes about two TTLs of the leader's
 lease at most, whatever there is to end, and the next one goes on; the mark of one that could not be ended goes once it is to be
-spared. Not guaranteed: that each instance's console is read; of many that end in one pass the first few are told at length and
-the others by number.
+spared. Not guaranteed: that each instance's console is read. Each pass reads a few, the next ones go on, and of very many the last
+are told by number.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ REFUSED_REST_S = 300.0
 BUDGET_TTLS = 2
 #: Consoles that are read in one pass, and problems that are shown one by one.
 MOST_TOLD = 3
+#: Instances whose consoles the next passes read. EC2 hands them out for about an hour after the end.
+MOST_TOLD_LATER = 30
 
 
 class Terminating:
@@ -82,11 +84,17 @@ class Terminating:
         self._alone: set[InstanceId] = set()  # were in a batch that EC2 refused
         self._refused: dict[InstanceId, tuple[float, str]] = {}  # until when it is left alone, and EC2's words
         self._deadline = 0.0
+        self._untold: list[Suspect] = []  # have ended; why, the next passes say
 
     def step(self, observation: Observation, policy: ClusterPolicy) -> Sequence[Suspect]:
         """One pass; those that EC2 was told to end."""
         now = self._clock.monotonic()
         self._deadline = now + BUDGET_TTLS * RENEWALS_PER_TTL * self._election.renew_every_s
+        ended = self._step(observation, policy, now)
+        self._tell(ended)
+        return ended
+
+    def _step(self, observation: Observation, policy: ClusterPolicy, now: float) -> Sequence[Suspect]:
         suspects = find_suspects(observation, policy, self._clock.now())
         if suspects:
             self._queues = every_queue(self._store, self._keys, policy)
@@ -107,7 +115,6 @@ class Terminating:
         ended = self._terminate(self._still_useless(marked, policy)) if marked else ()
         for suspect in ended:
             log.warning("instance_terminated", instance=suspect.instance_id, pool=suspect.pool, cause=suspect.cause)
-        self._tell(ended)
         return ended
 
     def _look(self, suspects: Sequence[Suspect], policy: ClusterPolicy) -> Verdict:
@@ -211,18 +218,26 @@ class Terminating:
 
     def _tell(self, ended: Sequence[Suspect]) -> None:
         """Say why, for people. EC2 hands out the console of an instance for a while after its end."""
-        if not ended:
+        waiting = [*self._untold, *ended]
+        if not waiting:
             return
         told = told_of_starts(read_events(self._store, self._keys))
-        untold: defaultdict[tuple[PoolName | None, str], list[InstanceId]] = defaultdict(list)
-        for number, suspect in enumerate(ended):
-            if number >= MOST_TOLD or self._clock.monotonic() >= self._deadline:
-                untold[suspect.pool, suspect.cause].append(suspect.instance_id)
+        later: list[Suspect] = []
+        consoles = 0
+        for suspect in waiting:
+            knows = suspect.instance_id in told  # what it has said itself needs no console
+            if self._clock.monotonic() >= self._deadline or not (knows or consoles < MOST_TOLD):
+                later.append(suspect)
                 continue
+            consoles += not knows
             cause = f"{suspect.cause}; it was terminated"
             failure = failed_start(self._fleet, suspect.instance_id, cause, told.get(suspect.instance_id))
             self._journal.record(START_FAILED, suspect.instance_id, failure.what, failure.detail)
-        for (pool, cause), ids in untold.items():
+        self._untold = later[:MOST_TOLD_LATER]
+        by_number: defaultdict[tuple[PoolName | None, str], list[InstanceId]] = defaultdict(list)
+        for suspect in later[MOST_TOLD_LATER:]:
+            by_number[suspect.pool, suspect.cause].append(suspect.instance_id)
+        for (pool, cause), ids in by_number.items():
             first = ", ".join(ids[:MOST_TOLD])
             self._journal.record(
                 "instances_terminated",

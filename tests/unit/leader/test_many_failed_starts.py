@@ -10,7 +10,7 @@ from scaler_plugin.core.model import InstanceId, PoolName, QueueName
 from scaler_plugin.core.planning import MAX_INSTANCES_PER_LAUNCH
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import CloudUnavailable
-from scaler_plugin.leader.start_watch import BUDGET_TTLS, MOST_CONSOLES
+from scaler_plugin.leader.start_watch import BUDGET_TTLS, MOST_CONSOLES, MOST_TOLD_LATER
 
 from .cluster import KEYS, POLL_S, TTL_S, Cluster, Died, Seat
 
@@ -100,16 +100,24 @@ def test_all_are_counted_before_a_console_is_read(cluster: Cluster) -> None:
     assert counted(cluster) == MANY
 
 
-def test_of_many_that_end_early_a_few_are_told_at_length_and_the_others_by_number(cluster: Cluster) -> None:
+def test_of_many_that_end_early_each_pass_tells_a_few_at_length_and_of_very_many_the_last_by_number(
+    cluster: Cluster,
+) -> None:
     seat = many_booting(cluster)
     for instance in cluster.living:
         cluster.fleet.write_console(instance.instance_id, "scaler-sidecar[1]: No GPU answers.")
         cluster.fleet.guest_shut_down(instance.instance_id)
-    cluster.passes(seat, 12)
+    consoles = 0
+    for _ in range(20):
+        cluster.passes(seat, POLL_S)
+        assert seat.fleet.calls["console_output"] - consoles <= MOST_CONSOLES
+        consoles = seat.fleet.calls["console_output"]
     assert counted(cluster) == MANY
-    assert len(cluster.events("start_failed")) == MOST_CONSOLES
+    told = cluster.events("start_failed")
+    assert len({event.about for event in told}) == len(told) == MOST_CONSOLES + MOST_TOLD_LATER
+    assert {event.sentence.rpartition("It said: ")[2] for event in told} == {"No GPU answers."}
     (rest,) = cluster.events("starts_failed")
-    assert f"{MANY - MOST_CONSOLES} more of pool cpu" in rest.sentence
+    assert f"{MANY - MOST_CONSOLES - MOST_TOLD_LATER} more of pool cpu" in rest.sentence
     (paused,) = cluster.events("pool_paused")
     assert "No GPU answers." in paused.sentence
     assert f"{MANY} instances in a row" in paused.sentence

@@ -12,7 +12,7 @@ from scaler_plugin.cloud.memory_faults import Failure
 from scaler_plugin.core.model import InstanceId, NodeState, PoolName, QueueName, SlotState, TaskId, TaskStatus, WorkerId
 from scaler_plugin.core.policy import PoolPolicy
 from scaler_plugin.errors import CloudRefused, NotLeader, TaskServerUnavailable
-from scaler_plugin.leader.terminating import MOST_ALONE, MOST_AT_ONCE, MOST_TOLD, REFUSED_REST_S
+from scaler_plugin.leader.terminating import MOST_ALONE, MOST_AT_ONCE, MOST_TOLD, MOST_TOLD_LATER, REFUSED_REST_S
 
 from .cluster import KEYS, POLL_S, Cluster, Seat
 
@@ -53,7 +53,7 @@ def protect(cluster: Cluster, *ids: InstanceId) -> None:
     cluster.fleet.terminate = refuse  # type: ignore[method-assign]
 
 
-def test_a_hundred_late_instances_end_with_one_call_and_three_are_told_at_length(cluster: Cluster) -> None:
+def test_a_hundred_late_instances_end_with_one_call_and_each_pass_tells_three_at_length(cluster: Cluster) -> None:
     seat = cluster.seat()
     ids = late(cluster, seat, MOST_AT_ONCE)
     asked = seat.fleet.calls["console_output"]
@@ -67,8 +67,14 @@ def test_a_hundred_late_instances_end_with_one_call_and_three_are_told_at_length
     assert seat.fleet.calls["console_output"] - int(told.split()[-1]) <= MOST_TOLD
     assert asked <= int(told.split()[-1])
     assert len([e for e in cluster.events("start_failed") if e.about in ids]) == MOST_TOLD
+    for _ in range(20):
+        read = seat.fleet.calls["console_output"]
+        cluster.passes(seat, POLL_S)
+        assert seat.fleet.calls["console_output"] - read <= MOST_TOLD
+    told = [event.about for event in cluster.events("start_failed") if event.about in ids]
+    assert len(set(told)) == len(told) == MOST_TOLD + MOST_TOLD_LATER
     (others,) = cluster.events("instances_terminated")
-    assert others.sentence.startswith(f"{MOST_AT_ONCE - MOST_TOLD} more of pool cpu terminated")
+    assert others.sentence.startswith(f"{MOST_AT_ONCE - MOST_TOLD - MOST_TOLD_LATER} more of pool cpu terminated")
 
 
 def test_a_pass_ends_in_time_however_slow_each_mark_is_and_the_next_ones_go_on(cluster: Cluster) -> None:
