@@ -124,7 +124,8 @@ class AgentNode:
     def __init__(self, folder: Path, home: Path, server: ClearmlApiProcess, name: str) -> None:
         self.clearml = Clearml(server)
         for queue in QUEUES:
-            self.clearml.queue(queue)
+            for left in self.clearml.waiting(queue):  # by another test, on the server that they share
+                self.clearml.call("tasks.dequeue", task=left)
         self.state_dir = home / "state"
         self._home, self._folder = home, folder
         identity = NodeIdentity("test", InstanceId(name), NodeRole.WORKER, PoolName("cpu"), "t3.small")

@@ -23,6 +23,8 @@ from scaler_plugin.agent.slots import NodeSlots
 from scaler_plugin.core.model import Slot, SlotState
 from scaler_plugin.errors import HostError
 
+from ...waiting import until
+
 WORKER = "c:p:t:i-1"
 DEADLINE_S = 20.0
 
@@ -157,6 +159,10 @@ def hold(path: Path, kind: str, marker: Path | None = None) -> subprocess.Popen[
     return process
 
 
+def shows_its_marker(process: subprocess.Popen[str]) -> bool:
+    return SLOT_MARKER.encode() in Path(f"/proc/{process.pid}/environ").read_bytes()
+
+
 def end(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
@@ -172,6 +178,7 @@ def test_whatever_lies_in_the_records_place_is_told_and_the_slot_is_neither_idle
     assert str(directory / "state.json") in slot.problem
     task = subprocess.Popen(["sleep", "600"], env={**os.environ, SLOT_MARKER: str(directory)}, text=True)
     try:
+        until(lambda: shows_its_marker(task), "its environment can be read, a moment after Popen says that it runs")
         assert sidecar.slots()[0].state is SlotState.BUSY
         assert sidecar.close()
         assert sidecar.slots()[0].state is SlotState.BUSY
